@@ -1,0 +1,1 @@
+"""What every experiment shares: types, model, generation, readers, metrics, results. Imports no editor, no task."""

@@ -1,0 +1,59 @@
+"""What the four tasks with a one-word answer share: NLI, ClosedDomainQA, dialogue, SentimentAnalysis."""
+
+import string
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from core.metrics import headline, measure
+from core.types import Completion, Measure, Sample, Score, Scored
+
+
+def read_label(text: str, choices: tuple[str, ...], match_case: bool = False) -> str | None:
+    """The choice that the first word of the text is, punctuation around it ignored; None if it is none of them."""
+    word = next(iter(text.split()), "").strip(string.punctuation)
+    same = {choice if match_case else choice.lower(): choice for choice in choices}
+    return same.get(word if match_case else word.lower())
+
+
+class LabelTask(ABC):
+    """One new token, a sample's reference is the right one of `choices`.
+
+    Summary: accuracy (an unreadable answer is wrong), answered, accuracy of the answered ones, choice_accuracy (the
+    likeliest label word by next-token probability), trivial (always the commonest label of these samples), then
+    whatever `released` gives.
+    """
+
+    name: str
+    file: str
+    choices: tuple[str, ...]
+    headline: str = "accuracy"
+    max_new_tokens: int = 1
+    match_case: bool = False
+
+    @abstractmethod
+    def samples(self, data: Path) -> Iterator[Sample]: ...
+
+    def released(self, text: str, gold: str) -> Mapping[str, float]:
+        """Correctness by the released scorer, for tasks that have one: name of the metric -> 0.0 or 1.0."""
+        return {}
+
+    def score(self, sample: Sample, completion: Completion) -> Score:
+        gold = sample.reference
+        answer = read_label(completion.text, self.choices, self.match_case)
+        parts = {"choice_accuracy": float(completion.choice == gold), **self.released(completion.text, gold)}
+        return Score(None if answer is None else float(answer == gold), answer or "", parts)
+
+    def summarize(self, scored: Scored) -> dict[str, Measure]:
+        if not scored:
+            raise ValueError("no samples to summarize")
+        golds = [sample.reference for sample, _, _ in scored]
+        commonest = Counter(golds).most_common(1)[0][0]
+        parts = {name: measure([score.parts[name] for _, _, score in scored]) for name in scored[0][2].parts}
+        return {
+            **headline(self.headline, [score.value for _, _, score in scored]),
+            "choice_accuracy": parts.pop("choice_accuracy"),
+            "trivial": measure([gold == commonest for gold in golds]),
+            **parts,
+        }

@@ -1,0 +1,44 @@
+"""ClosedDomainQA: a yes/no question about a passage (BoolQ dev; the released file lacks three records).
+
+Source: Clark et al. 2019 (BoolQ).
+
+Differs from the released code: one rule reads the answer before and after an edit, the completion's first word. The
+released scripts use two, both kept here: before an edit the lower-cased completion has to equal " yes" or " no"
+(as_released_before_edit); after one it has to contain "yes", looked for first, or "no" (as_released_after_edit).
+Both are correct answers / all questions, which the released code prints as `total_accuracy`.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from core import data as files
+from core.types import Sample
+from tasks._label import LabelTask
+
+
+class ClosedDomainQA(LabelTask):
+    name = "ClosedDomainQA"
+    file = "test-ClosedDomainQA.jsonl"
+    choices = ("yes", "no")
+    headline = "exact_match"
+
+    def samples(self, data: Path) -> Iterator[Sample]:
+        for index, (where, record) in enumerate(files.jsonl(data)):
+            passage = files.field(record, "passage", str, where)
+            question = files.field(record, "question", str, where)
+            prompt = (
+                "Please answer the given question based on the passage. The answer should be exact 'yes' or 'no'. "
+                f"passage: {passage} question: {question}. answer:"
+            )
+            yield Sample(str(index), prompt, "yes" if files.field(record, "answer", bool, where) else "no")
+
+    def released(self, text: str, gold: str) -> Mapping[str, float]:
+        text = text.lower()
+        contained = next((choice for choice in self.choices if choice in text), None)
+        return {
+            "as_released_before_edit": float(text == f" {gold}"),
+            "as_released_after_edit": float(contained == gold),
+        }
+
+
+TASK = ClosedDomainQA()

@@ -1,0 +1,32 @@
+"""NLI: recognising textual entailment (GLUE RTE), two-way.
+
+Source: Wang et al. 2019 (GLUE). The released file is the train split without one row. Labels: entailment -> True,
+not_entailment -> False.
+
+Differs from the released code: the file is read as unquoted TSV, so that a quotation mark opens nothing; the answer is
+the completion's first word, where the released code looks for "true" and "false" anywhere in the one-token completion
+and counts a completion with both twice.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from core import data as files
+from core.types import Sample
+from tasks._label import LabelTask
+
+
+class NLI(LabelTask):
+    name = "NLI"
+    file = "test-NLI.tsv"
+    choices = ("True", "False")
+
+    def samples(self, data: Path) -> Iterator[Sample]:
+        labels = {"entailment": "True", "not_entailment": "False"}
+        seen: set[str] = set()
+        for where, row in files.tsv(data, ("index", "sentence1", "sentence2", "label")):
+            prompt = f"{row['sentence1']} entails the {row['sentence2']}. True or False? answer:"
+            yield Sample(files.sample_id(row["index"], seen, where), prompt, files.label(row["label"], labels, where))
+
+
+TASK = NLI()

@@ -1,0 +1,91 @@
+"""OpenDomainQA: a short answer to a question, given one (model-written) passage (NQ-open test).
+
+Source: Kwiatkowski et al. 2019, Lee et al. 2019 (NQ-open). `exact_match`: a span of words of the normalised completion
+equals a normalised reference. `strict_exact_match`: the whole first line does. `trivial`: the reference that answers
+most of these questions, given to all of them.
+
+Differs from the released code: the completion alone is scanned and a question counts once. as_released scans prompt
+and completion (an answer in the passage counts), may count one question several times, and has a flag that stays set
+from the first answer of several words on; see `released_hits`.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from core import data as files
+from core.metrics import first_line, headline, measure, normalise
+from core.types import Completion, Measure, Sample, Score, Scored
+
+
+def contains(text: str, references: Collection[str]) -> bool:
+    """Whether a span of words of the text is one of the references; all of them normalised, an empty one is none."""
+    return any(reference and f" {reference} " in f" {text} " for reference in references)
+
+
+def released_hits(text: str, references: Collection[str], flag: bool) -> tuple[int, bool]:
+    """The released count for one question, and the flag to be handed to the next one.
+
+    The first or last word matches: 1. Else every start i but the last counts one if its word alone matches; or else
+    one, and sets the flag, if a longer span from i does. Once the flag is set, no further start is tried after one
+    that did not match alone.
+    """
+    words = text.split(" ")
+    if words[0] in references or words[-1] in references:
+        return 1, flag
+    hits, longest = 0, max(len(reference.split(" ")) for reference in references)
+    for i in range(len(words) - 1):
+        if words[i] in references:
+            hits += 1
+            continue
+        if any(" ".join(words[i : i + length]) in references for length in range(2, longest + 1)):
+            hits, flag = hits + 1, True
+        if flag:
+            break
+    return hits, flag
+
+
+class OpenDomainQA:
+    name = "OpenDomainQA"
+    file = "test-OpenDomainQA.jsonl"
+    max_new_tokens = 20
+    choices: tuple[str, ...] = ()
+
+    def samples(self, data: Path) -> Iterator[Sample]:
+        for index, (where, record) in enumerate(files.jsonl(data)):
+            question = files.field(record, "question", str, where)
+            passage = files.strings(record, "output", where)[0]
+            prompt = (
+                f"Refer to the passage below and answer the following question. Passage: {passage} Question: {question}"
+            )
+            yield Sample(str(index), prompt, files.strings(record, "answer", where))
+
+    def score(self, sample: Sample, completion: Completion) -> Score:
+        references = {normalise(reference) for reference in sample.reference} - {""}
+        answer = normalise(completion.text)
+        strict = float(normalise(first_line(completion.text)) in references)
+        value = float(contains(answer, references)) if answer else None
+        return Score(value, answer, {"strict_exact_match": strict})
+
+    def summarize(self, scored: Scored) -> dict[str, Measure]:
+        if not scored:
+            raise ValueError("no samples to summarize")
+        references = [{normalise(reference) for reference in sample.reference} for sample, _, _ in scored]
+        commonest = Counter(reference for group in references for reference in sorted(group) if reference).most_common(
+            1
+        )
+        constant = commonest[0][0] if commonest else ""
+        hits, flag = [], False
+        for (sample, completion, _), group in zip(scored, references, strict=True):
+            text = normalise((sample.prompt + completion.text).rpartition("Answer:")[2])
+            count, flag = released_hits(text, group, flag)
+            hits.append(count)
+        return {
+            **headline("exact_match", [score.value for _, _, score in scored]),
+            "trivial": measure([contains(constant, group) for group in references]),
+            "strict_exact_match": measure([score.parts["strict_exact_match"] for _, _, score in scored]),
+            "as_released": measure(hits),
+        }
+
+
+TASK = OpenDomainQA()

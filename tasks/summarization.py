@@ -1,0 +1,68 @@
+"""summarization: a chat in one or two sentences (SAMSum test; the released file lacks one record).
+
+Source: Gliwa et al. 2019 (SAMSum). `rouge_mean` is the mean of ROUGE-1, -2 and -L F1 (rouge-score, no stemming) of the
+whole completion; a blank one is no answer. `trivial`: one reference summary given for every chat, the one that shares
+most words with the others (see `typical`). Line breaks inside a chat are kept as they are, "\\r\\n" in the data.
+
+Differs from the released code: that uses the package `rouge` and drops the last 13 characters of every decoded text,
+"<|endoftext|>" or not.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from core import data as files
+from core.metrics import ROUGE_TYPES, headline, measure, rouge
+from core.types import Completion, Measure, Sample, Score, Scored
+
+
+def typical(summaries: Sequence[str]) -> str:
+    """The summary with the highest expected Dice overlap of words with a random one of them; the first of equals.
+
+    Linear in the words: stands in for the best constant answer, which would take n^2 ROUGE scores to find.
+    """
+    words = [set(re.findall(r"\w+", summary.lower())) for summary in summaries]
+    frequency = Counter(word for group in words for word in group)
+    mean_size = sum(map(len, words)) / len(words)
+    # n E|A & B| is the sum of the document frequencies of the words in A
+    overlap = [sum(frequency[word] for word in group) / (len(group) + mean_size or 1) for group in words]
+    return summaries[overlap.index(max(overlap))]
+
+
+def mean_rouge(scores: dict[str, float]) -> float:
+    return sum(scores.values()) / len(scores)
+
+
+class Summarization:
+    name = "summarization"
+    file = "test-summarization.json"
+    max_new_tokens = 25
+    choices: tuple[str, ...] = ()
+
+    def samples(self, data: Path) -> Iterator[Sample]:
+        seen: set[str] = set()
+        for where, record in files.json_list(data):
+            name = files.sample_id(files.field(record, "id", str, where), seen, where)
+            prompt = f"{files.field(record, 'dialogue', str, where)}\nTL;DR:"
+            yield Sample(name, prompt, files.field(record, "summary", str, where))
+
+    def score(self, sample: Sample, completion: Completion) -> Score:
+        scores = rouge(sample.reference, completion.text)
+        answer = completion.text.strip()
+        return Score(mean_rouge(scores) if answer else None, answer, scores)
+
+    def summarize(self, scored: Scored) -> dict[str, Measure]:
+        if not scored:
+            raise ValueError("no samples to summarize")
+        references = [sample.reference for sample, _, _ in scored]
+        constant = typical(references)
+        return {
+            **headline("rouge_mean", [score.value for _, _, score in scored]),
+            "trivial": measure([mean_rouge(rouge(reference, constant)) for reference in references]),
+            **{kind: measure([score.parts[kind] for _, _, score in scored]) for kind in ROUGE_TYPES},
+        }
+
+
+TASK = Summarization()

@@ -1,0 +1,157 @@
+"""core.metrics: reading, comparing, averaging."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from core import metrics
+from core.metrics import first_line, first_number, headline, measure, measure_mean, normalise, numbers, rouge
+from core.types import Measure
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("The  Quick, brown\tfox!", "quick brown fox"),
+        ("A theatre and an ant", "theatre and ant"),
+        ("U.S.A.", "usa"),
+        ("a.n", ""),
+        ("Wilhelm Röntgen\n", "wilhelm röntgen"),
+        ("", ""),
+        ("an-other", "another"),
+    ],
+)
+def test_normalise(text: str, expected: str) -> None:
+    assert normalise(text) == expected
+
+
+@given(st.text(max_size=60))
+def test_normalise_twice_is_once(text: str) -> None:
+    assert normalise(normalise(text)) == normalise(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (" 18.", [18]),
+        ("18.0 eggs", [18]),
+        ("$1,200 or 1200", [1200, 1200]),
+        ("$ 5 and € 7.50", [5, 7.5]),
+        ("-3", [-3]),
+        ("= -3", [-3]),
+        ("-$5, $-6, \u22127", [-5, -6, -7]),
+        ("12-5", [12, 5]),
+        ("x-5", [5]),
+        ("1,450,000", [1450000]),
+        ("1,2,3", [1, 2, 3]),
+        ("1,2000", [1, 2000]),
+        (".5", [0.5]),
+        ("5$6", [5, 6]),
+        ("<<16-3-4=9>>9 eggs", [16, 3, 4, 9, 9]),
+        ("none", []),
+        ("", []),
+    ],
+)
+def test_numbers(text: str, expected: list[float]) -> None:
+    assert numbers(text) == expected
+    assert first_number(text) == (expected[0] if expected else None)
+
+
+@given(st.integers(-(10**12), 10**12))
+def test_a_number_is_read_back_with_and_without_commas(number: int) -> None:
+    assert numbers(f"It is ${number:,}.") == numbers(f"It is {number}") == [number]
+
+
+def test_first_line() -> None:
+    assert first_line(" Paris \r\nQ: next") == "Paris"
+    assert first_line("\nParis") == ""
+
+
+def test_rouge_by_hand() -> None:
+    # unigrams shared: 4 of 5 and of 4 -> 8/9; bigrams: 2 of 4 and of 3 -> 4/7; longest common subsequence: 4
+    scores = rouge("the black cat sat down", "the cat sat down")
+    assert scores == pytest.approx({"rouge1": 8 / 9, "rouge2": 4 / 7, "rougeL": 8 / 9})
+    assert rouge("cats", "cat")["rouge1"] == 0, "no stemming"
+    assert rouge("a b", "") == {"rouge1": 0, "rouge2": 0, "rougeL": 0}
+
+
+def test_mean() -> None:
+    result = measure([1, 0, 1, 1])
+    assert result.value == 0.75
+    assert 0 <= result.low < 0.75 < result.high <= 1
+
+
+def test_ratio_of_sums() -> None:
+    assert measure([2, 0, 1], [2, 2, 2]).value == 0.5
+    assert measure([0, 0], [0, 0]) == Measure(0.0, 0.0, 0.0)
+    # a resample that draws the second sample alone has no denominator: 0, not NaN
+    result = measure([1, 0], [1, 0])
+    assert (result.value, result.low, result.high) == (1.0, 0.0, 1.0)
+
+
+def test_mean_of_ratios() -> None:
+    pairs = [([1, 1], [1, 1]), ([0, 1], [2, 2]), ([0, 0], [0, 0])]
+    assert measure_mean(pairs).value == pytest.approx((1 + 0.25 + 0) / 3)
+    assert measure_mean(pairs[:1]) == measure(*pairs[0])
+
+
+@pytest.mark.parametrize("values", [[], np.zeros(0)])
+def test_no_samples(values: list[float]) -> None:
+    with pytest.raises(ValueError, match="no samples"):
+        measure(values)
+    with pytest.raises(ValueError, match="no samples"):
+        measure(values, values)
+
+
+def test_shapes_must_agree() -> None:
+    with pytest.raises(ValueError, match="shape"):
+        measure([1, 2], [1])
+
+
+def test_the_bootstrap_is_deterministic_and_does_not_depend_on_what_ran_before() -> None:
+    values = np.arange(50) % 3
+    first = measure(values)
+    measure(np.arange(7))
+    metrics._resample_counts.cache_clear()
+    assert measure(values) == first
+
+
+def test_the_interval_is_that_of_a_plain_bootstrap() -> None:
+    """The matrix product equals drawing samples one by one; and both come near the normal interval p +- 1.96 se."""
+    values = np.random.default_rng(3).random(200)
+    rng = np.random.default_rng(metrics.SEED)
+    means = [values[rng.integers(0, 200, size=200)].mean() for _ in range(metrics.RESAMPLES)]
+    low, high = np.percentile(means, [2.5, 97.5])
+    result = measure(values)
+    assert (result.low, result.high) == pytest.approx((low, high))
+    se = values.std() / math.sqrt(200)
+    assert (result.high - result.low) == pytest.approx(2 * 1.96 * se, rel=0.1)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=30))
+def test_the_interval_holds_the_value(values: list[float]) -> None:
+    result = measure(values)
+    assert result.low <= result.value <= result.high
+
+
+def test_the_counts_are_small_and_shared() -> None:
+    counts = metrics._resample_counts(3610)
+    assert counts.shape == (metrics.RESAMPLES, 3610)
+    assert counts.itemsize == 2
+    assert (counts.sum(axis=1) == 3610).all()
+    assert metrics._resample_counts(3610) is counts
+    with pytest.raises(ValueError, match="read-only"):
+        counts[0, 0] = 1
+
+
+def test_headline() -> None:
+    result = headline("accuracy", [1.0, 0.0, None, 1.0])
+    assert {name: value.value for name, value in result.items()} == pytest.approx(
+        {"accuracy": 0.5, "answered": 0.75, "accuracy_answered": 2 / 3}
+    )
+    assert list(result) == ["accuracy", "answered", "accuracy_answered"]
+    assert headline("f1", [None, None])["f1_answered"].value == 0.0
