@@ -1,0 +1,159 @@
+"""A causal language model, its tokenizer, and where its parts are.
+
+Module paths belong to the model family: one row of `PATHS` per `config.model_type`. Adding a family is adding a row.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from core.errors import UserError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """Where a family keeps its parts; `{}` stands for the layer. `mlp_*` are paths inside the block."""
+
+    block: str
+    mlp: str
+    mlp_in: str
+    """First projection of the MLP, before the non-linearity (the gate, where there is one)."""
+    mlp_out: str
+    """Down projection of the MLP: its weight W is what ROME and MEMIT edit, its input is the key k."""
+    final_norm: str
+    block_returns_tuple: bool = False
+
+
+PATHS = {
+    "gpt2": Paths("transformer.h.{}", "mlp", "mlp.c_fc", "mlp.c_proj", "transformer.ln_f"),
+    "gptj": Paths("transformer.h.{}", "mlp", "mlp.fc_in", "mlp.fc_out", "transformer.ln_f", True),
+    "llama": Paths("model.layers.{}", "mlp", "mlp.gate_proj", "mlp.down_proj", "model.norm"),
+}
+
+
+class LM:
+    """A model ready to be scored and edited: evaluation mode, no parameter requires a gradient.
+
+    `name` names its settings and results; `folder` is where it was loaded from (None for a model built in memory).
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: Any, name: str, folder: Path | None = None) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.name = name
+        self.folder = folder
+        self.paths = paths_of(model.config, name)
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = self.model.get_input_embeddings().weight.device
+        return device
+
+    @property
+    def n_layers(self) -> int:
+        return int(self.model.config.num_hidden_layers)
+
+    @property
+    def context(self) -> int:
+        """Longest input in tokens."""
+        return int(self.model.config.max_position_embeddings)
+
+    @property
+    def pad_id(self) -> int:
+        """Any valid id: padded positions are masked and never decoded."""
+        return next((i for i in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id) if i is not None), 0)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the configuration and weights on disk; of the tensors themselves for a model built in memory."""
+        if self.folder is not None:
+            return hash_folder(self.folder)
+        digest = hashlib.sha256()
+        for name, tensor in self.model.state_dict().items():
+            digest.update(name.encode() + tensor.float().cpu().numpy().tobytes())
+        return digest.hexdigest()
+
+    def block(self, layer: int) -> str:
+        return self.paths.block.format(layer)
+
+    def mlp(self, layer: int) -> str:
+        return f"{self.block(layer)}.{self.paths.mlp}"
+
+    def mlp_in(self, layer: int) -> str:
+        return f"{self.block(layer)}.{self.paths.mlp_in}"
+
+    def mlp_out(self, layer: int) -> str:
+        return f"{self.block(layer)}.{self.paths.mlp_out}"
+
+    def module(self, path: str) -> nn.Module:
+        module: nn.Module = self.model.get_submodule(path)
+        return module
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Vocabulary logits of final hidden states: (..., d) -> (..., vocabulary)."""
+        head = self.model.get_output_embeddings()
+        logits: Tensor = head(hidden.to(head.weight.device))
+        return logits
+
+
+def hash_folder(folder: Path) -> str:
+    """SHA-256 over the names and contents of a model folder's config.json and weight files."""
+    digest = hashlib.sha256()
+    for file in sorted([folder / "config.json", *folder.glob("*.safetensors"), *folder.glob("*.bin")]):
+        digest.update(file.name.encode())
+        with file.open("rb") as stream:
+            while chunk := stream.read(1 << 24):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def paths_of(config: Any, name: str) -> Paths:
+    """The table row for this model's family. Raises UserError if there is none."""
+    if config.model_type not in PATHS:
+        raise UserError(
+            f"model '{name}' is of family '{config.model_type}', which has no row in the table of core/model.py; "
+            f"known families: {', '.join(sorted(PATHS))}"
+        )
+    return PATHS[config.model_type]
+
+
+def orient(module: nn.Module, update: Tensor) -> Tensor:
+    """A (d_out, d_in) update in the layout the module stores: Conv1D keeps its weight as (d_in, d_out)."""
+    return update.T if isinstance(module, Conv1D) else update
+
+
+def load(folder: Path, name: str, device: str | None = None, dtype: str = "float32") -> LM:
+    """Load a Hugging Face folder from disk (never from the network, never running code it contains).
+
+    Raises UserError for a folder that is not a readable model or whose family has no table row.
+    """
+    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if not (folder / "config.json").is_file():
+        raise UserError(f"no model at {folder}: config.json is missing; run `python prepare.py model {name}`")
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read the model at {folder}: {_first_line(error)}") from error
+    paths_of(config, name)  # before gigabytes are read
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype=DTYPES[dtype])
+        model.to(place)  # type: ignore[arg-type]
+        return LM(model, tokenizer, name, folder)
+    except torch.OutOfMemoryError as error:
+        raise UserError(f"model '{name}' does not fit on {place}; try --dtype bfloat16 or --device cpu") from error
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"cannot load the model at {folder} onto {place}: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,173 @@
+"""Result files: the only place that names or writes them.
+
+`<stem>.json` says what was measured and what made it, `<stem>.jsonl` holds one line per sample. Both are written under
+a temporary name and moved into place, the .json last: where it exists, the result is whole.
+"""
+
+import json
+import os
+import platform
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from core.errors import UserError
+from core.types import Completion, Measure, Mode, Sample, Score
+
+PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "rouge-score", "seqeval")
+
+
+@dataclass(frozen=True, slots=True)
+class EditPlan:
+    """The edits of a run, as far as a file name tells: `method` with its regulariser, e.g. "ROME-RECT40"."""
+
+    mode: Mode
+    method: str
+    edits: int
+    batch_size: int | None = None
+
+    @property
+    def updates(self) -> int:
+        size = {"Instance-Sequential": 1, "Batch-Single": self.edits}.get(self.mode, self.batch_size)
+        assert size
+        return -(-self.edits // size)
+
+
+def stem(root: Path, task: str, plan: EditPlan | None) -> Path:
+    """The path of a result without its ending: test-<task>/result-<task>-..., fixed by the protocol."""
+    if plan is None:
+        tail = "before-edit"
+    else:
+        count = f"{plan.batch_size}*{plan.updates}" if plan.mode == "Batch-Sequential" else str(plan.edits)
+        tail = f"{plan.mode}-{plan.method}-{count}"
+    return root / f"test-{task}" / f"result-{task}-{tail}"
+
+
+def existing(path: Path, settings: dict[str, Any], overwrite: bool) -> dict[str, Any] | None:
+    """The result at this stem if it was made with these settings; None if it is to be made.
+
+    Raises UserError for one made with other settings, unless `overwrite`.
+    """
+    file = _ending(path, ".json")
+    if overwrite or not file.exists():
+        return None
+    try:
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        made_with = found["settings"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file}: not a result file of this project; move it away or use --overwrite") from error
+    if made_with == settings:
+        return found
+    differing = _differences(made_with, settings)
+    raise UserError(
+        f"{file} was made with other settings ({differing}); use --overwrite, or --results DIR for another place"
+    )
+
+
+def _differences(old: Any, new: Any, path: str = "") -> str:
+    """The settings that differ, by their dotted names."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+        return ", ".join(_differences(old.get(key), new.get(key), f"{path}.{key}".lstrip(".")) for key in keys)
+    short = [text if len(text) <= 20 else f"{text[:12]}..." for text in map(str, (old, new))]
+    return f"{path}: {short[0]}, now {short[1]}"
+
+
+def write(path: Path, summary: dict[str, Any], scored: Sequence[tuple[Sample, Completion, Score]]) -> None:
+    """Write both files of a result, the summary last. Raises UserError if there is no room or no permission."""
+    lines = (
+        {"id": s.id, "prompt": s.prompt, "completion": c.text, "choice": c.choice, "truncated": c.truncated}
+        | {"answer": score.answer, "reference": s.reference, "score": score.value, "parts": dict(score.parts)}
+        for s, c, score in scored
+    )
+    _replace(_ending(path, ".jsonl"), "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    _replace(_ending(path, ".json"), json.dumps(summary, ensure_ascii=False, indent=1) + "\n")
+
+
+def _ending(path: Path, ending: str) -> Path:
+    return path.with_name(path.name + ending)  # a model's name may hold a dot
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", dir=path.parent, prefix=".", suffix=".tmp", delete=False
+        ) as file:
+            temporary = Path(file.name)
+            file.write(text)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; --results DIR names another place") from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A scratch folder beside `folder`, moved to its place if the block ends well, removed otherwise."""
+    if folder.exists():
+        raise UserError(f"{folder} exists already; name a new folder or move it away")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as parent:
+            scratch = Path(parent) / folder.name
+            scratch.mkdir()
+            yield scratch
+            os.replace(scratch, folder)
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {error.strerror or error}") from error
+
+
+def plain(value: Any) -> Any:
+    """`value` as it comes back from a JSON file (tuples become lists)."""
+    return json.loads(json.dumps(value))
+
+
+def writable(root: Path) -> None:
+    """Fail before any work is done if results could not be written there."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=root) as file:
+            file.write(b"\0" * 65536)
+    except OSError as error:
+        raise UserError(
+            f"cannot write results to {root}: {error.strerror}; --results DIR names another place"
+        ) from error
+
+
+def environment(device: str) -> dict[str, Any]:
+    """Versions, platform, device, and the commit the code is at (None outside a git checkout)."""
+    return {
+        "python": platform.python_version(),
+        **{package: version(package) for package in PACKAGES},
+        "platform": platform.platform(),
+        "device": device,
+        "commit": _git("rev-parse", "HEAD"),
+        "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+    }
+
+
+def _git(*arguments: str) -> str | None:
+    folder = Path(__file__).parent
+    try:
+        run = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return run.stdout.strip() if run.returncode == 0 else None
+
+
+def table(metrics: dict[str, Measure] | dict[str, dict[str, float]], n: int) -> str:
+    """Metric, value and interval, one a line; the first is the headline."""
+    rows = [(name, m if isinstance(m, dict) else asdict(m)) for name, m in metrics.items()]
+    width = max(len(name) for name, _ in rows)
+    lines = [f"{'metric':<{width}}   value   95 % interval     n"]
+    lines += [f"{name:<{width}}  {m['value']:6.3f}  [{m['low']:.3f}, {m['high']:.3f}]  {n:5d}" for name, m in rows]
+    return "\n".join(lines)

@@ -1,0 +1,68 @@
+"""Where a run's model and data come from: names and folders to files, and what was chosen."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from core.data import sha256
+from core.embedded import EMBEDDED_MODEL, prepare_embedded
+from core.errors import UserError
+
+CACHE = Path("hugging_cache")
+DEFAULT_MODEL = "gpt2-xl"
+DATA, SAMPLE = Path("data"), Path("data/sample")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A data file and where it came from: kind is "official", "sample" or "custom"."""
+
+    path: Path
+    kind: str
+
+    def describe(self) -> dict[str, str]:
+        return {"path": self.path.as_posix(), "kind": self.kind, "sha256": sha256(self.path)}
+
+
+def find_data(file: str, folder: Path | None) -> Source:
+    """`file` (e.g. "task-data/test-NER.txt") in `folder`; without one the official file if present, else the sample."""
+    if folder is not None:
+        candidates = [Source(folder / file, "custom")]
+    else:
+        candidates = [Source(DATA / file, "official"), Source(SAMPLE / file, "sample")]
+    for source in candidates:
+        if source.path.exists():
+            return source
+    raise UserError(
+        f"{candidates[-1].path}: no such file; --data names a folder that holds task-data/ and edited-data/"
+    )
+
+
+def default_model() -> str:
+    return DEFAULT_MODEL if (CACHE / DEFAULT_MODEL / "config.json").is_file() else EMBEDDED_MODEL
+
+
+def find_model(given: str | None) -> tuple[str, Path]:
+    """Name and folder of the model `--model` asks for: a name in hugging_cache/ or a path; else the default.
+
+    The embedded default is prepared on the spot, and said so: a result must not be taken for gpt2-xl's by mistake.
+    """
+    name = given or default_model()
+    if given is None and name == EMBEDDED_MODEL:
+        print(
+            f"*** {DEFAULT_MODEL} is not in {CACHE}/: using the small embedded model {EMBEDDED_MODEL}. "
+            f"Put {DEFAULT_MODEL} there to run the paper's default. ***",
+            file=sys.stderr,
+        )
+    if name == EMBEDDED_MODEL and not (CACHE / name / "config.json").is_file():
+        prepare_embedded(CACHE / name)
+    if (CACHE / name / "config.json").is_file():
+        return name, CACHE / name
+    folder = Path(name)
+    if (folder / "config.json").is_file():
+        return folder.resolve().name, folder
+    there = sorted(p.parent.name for p in CACHE.glob("*/config.json"))
+    raise UserError(
+        f"no model '{name}': neither {CACHE / name} nor the path itself holds a config.json; "
+        f"in {CACHE}/: {', '.join(there) or 'none yet'}"
+    )

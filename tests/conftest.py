@@ -1,0 +1,115 @@
+"""Tiny random models of every family, and the parts tests share. CPU, seconds."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+
+from core.model import LM
+from core.types import Edit
+
+ROOT = Path(__file__).parents[1]
+GOLDEN = Path(__file__).parent / "golden"
+EMBEDDED = ROOT / "hugging_cache" / "smollm2-135m"
+
+CONFIGS = {
+    "gpt2": dict(n_layer=4, n_embd=32, n_head=4, n_positions=128),
+    "gptj": dict(n_layer=4, n_embd=32, n_head=4, n_positions=128, rotary_dim=4),
+    "llama": dict(
+        num_hidden_layers=4,
+        hidden_size=32,
+        intermediate_size=48,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+    ),
+}
+FAMILIES = tuple(CONFIGS)
+
+
+def sentencepiece_like() -> PreTrainedTokenizerFast:
+    """LLaMA-style: blanks are "▁", one is put before the text, unknown bytes fall back, BOS is added."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    special = ["<unk>", "<s>", "</s>"]
+    texts = (ROOT / "data/sample/edited-data/zsre.json").read_text(encoding="utf-8").splitlines()
+    initial = [f"<0x{byte:02X}>" for byte in range(256)]
+    trainer = trainers.BpeTrainer(vocab_size=1000, special_tokens=[*special, *initial], show_progress=False)
+    tokenizer.train_from_iterator((text.strip() for text in texts), trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", 1)]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+
+
+def tiny(family: str, seed: int = 0) -> LM:
+    """A random model with weights large enough that its answers differ from prompt to prompt."""
+    if family == "llama":
+        tokenizer = sentencepiece_like()
+    else:
+        tokenizer = AutoTokenizer.from_pretrained(GOLDEN / "models/gpt2-tiny")
+    ids = dict(
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.eos_token_id
+    )
+    config = AutoConfig.for_model(family, vocab_size=len(tokenizer), initializer_range=0.15, **ids, **CONFIGS[family])
+    torch.manual_seed(seed)
+    return LM(AutoModelForCausalLM.from_config(config, dtype=torch.float32), tokenizer, f"tiny-{family}")
+
+
+@pytest.fixture(params=FAMILIES)
+def lm(request: pytest.FixtureRequest) -> LM:
+    return tiny(request.param)
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny gpt2 as a Hugging Face folder, for tests that go through the scripts."""
+    folder = tmp_path_factory.mktemp("models") / "tiny-gpt2"
+    model = tiny("gpt2")
+    model.model.save_pretrained(folder)
+    model.tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def edits() -> list[Edit]:
+    return [
+        Edit(
+            "The mother tongue of Anna Bell is",
+            "Anna Bell",
+            "the Program",
+            "French",
+            "Anna Bell speaks",
+            "who ran",
+            "a b",
+        ),
+        Edit(
+            "London is the capital of", "London", "Italy", "England", "The city of London is in", "where is it", "x", 1
+        ),
+        Edit(
+            "Where was Tom Hill born?", "Tom Hill", "Rome", "Paris", "Tom Hill was born in", "what is a class", "an", 2
+        ),
+        Edit("Peter Lane works as a", "Peter Lane", "painter of words", "teacher", None, None, None, 3),
+    ]
+
+
+@pytest.fixture
+def unchanged() -> Callable[[LM], Callable[[], None]]:
+    """`check = unchanged(lm)`; ...; `check()` asserts that every tensor is bit for bit what it was."""
+
+    def start(lm: LM) -> Callable[[], None]:
+        before = {name: tensor.clone() for name, tensor in lm.model.state_dict().items()}
+
+        def check() -> None:
+            for name, tensor in lm.model.state_dict().items():
+                assert torch.equal(tensor, before[name]), f"{name} changed"
+
+        return check
+
+    return start
