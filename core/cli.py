@@ -4,11 +4,12 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+import transformers
 
 from core import data, hparams, quality, results
 from core.errors import UserError
@@ -31,6 +32,7 @@ class Parser(argparse.ArgumentParser):
 
 def script(main: Callable[[], None]) -> None:
     """Run a script's main function; a UserError becomes one line on stderr and exit code 2."""
+    transformers.logging.set_verbosity_error()  # its tables about a model that does not load are not one line
     try:
         main()
     except UserError as error:
@@ -185,6 +187,9 @@ def test_task_after(plugins: Plugins) -> None:
         "batch_size", metavar="BATCH_SIZE", type=positive, nargs="?", help="edits per update; Batch-Sequential only"
     )
     p.add_argument("--hparams", type=Path, metavar="FILE", help="settings (default: hparams/METHOD/MODEL.yaml)")
+    p.add_argument(
+        "--edit-batch", type=positive, metavar="N", help="edits optimised at a time (MEMIT); halves by itself"
+    )
     p.add_argument("--regularizer", metavar="NAME", default="none", help=f"none, {', '.join(plugins.regularizers)}")
     p.add_argument(
         "--keep", type=share, default=0.4, metavar="SHARE", help="share of the update it keeps (default: 0.4)"
@@ -213,6 +218,10 @@ class EditSession(Session):
         self.edits: list[Edit] = data.edits(self.source.path, args.begin, args.end, args.step)
         self.hparams_file = args.hparams or Path("hparams") / self.editor.name / f"{self.model_name}.yaml"
         self.hp = hparams.load(self.editor.hparams, self.hparams_file)
+        if args.edit_batch is not None:
+            if not hasattr(self.hp, "edit_batch"):
+                raise UserError(f"--edit-batch: {self.editor.name} takes its edits one at a time")
+            self.hp = replace(self.hp, edit_batch=args.edit_batch)
         label = "" if args.regularizer == "none" else f"-{args.regularizer.upper()}{100 * args.keep:g}"
         self.plan = results.EditPlan(self.mode, self.editor.name + label, len(self.edits), args.batch_size)
 
@@ -223,6 +232,8 @@ class EditSession(Session):
         if (args.batch_size is None) == (self.mode == "Batch-Sequential"):
             raise UserError(f"{self.mode} {'needs a' if args.batch_size is None else 'takes no'} BATCH_SIZE")
         pick("regularizer", args.regularizer, {name: name for name in ("none", *self.plugins.regularizers)})
+        if args.save_model:
+            results.not_there(args.save_model)  # before an hour of editing
 
     def edit_settings(self) -> dict[str, Any]:
         args = self.args

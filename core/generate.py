@@ -1,12 +1,13 @@
 """The only place that asks the model for text, and the only place that decodes it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
-from transformers import DynamicCache
+from transformers import DynamicCache, GenerationConfig
 
 from core.model import LM
 from core.tokens import Row, continuation, encode, pad
@@ -52,22 +53,37 @@ def fit(lm: LM, row: Row, new_tokens: int) -> tuple[Row, bool]:
     return keep + row[len(row) - room + len(keep) :], True
 
 
+@contextmanager
+def _own_settings_aside(lm: LM) -> Iterator[None]:
+    """Without the folder's generation_config.json: with a repetition penalty, say, decoding would not be greedy."""
+    own = lm.model.generation_config
+    lm.model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        lm.model.generation_config = own
+
+
 @torch.inference_mode()
-def greedy(lm: LM, rows: Sequence[Row], max_new_tokens: int, batch_tokens: int | None = None) -> list[Row]:
-    """The ids each row is continued by, up to and without an end-of-sequence token."""
-    ends = lm.model.generation_config.eos_token_id
+def greedy(
+    lm: LM, rows: Sequence[Row], max_new_tokens: int, batch_tokens: int | None = None, past_end: bool = False
+) -> list[Row]:
+    """The ids each row is continued by, up to and without an end-of-sequence token (or `past_end`, at full length)."""
+    never = lm.model.config.vocab_size  # one past the last id
+    ends = never if past_end else lm.model.generation_config.eos_token_id
     stop = {ends} if isinstance(ends, int) else set(ends or ())
 
     def work(batch: list[Row]) -> list[Row]:
         tokens = pad(lm, batch)
-        ids = lm.model.generate(
-            tokens.ids,
-            attention_mask=tokens.mask,
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            num_beams=1,
-            pad_token_id=lm.pad_id,
-        )
+        with _own_settings_aside(lm):
+            ids = lm.model.generate(
+                tokens.ids,
+                attention_mask=tokens.mask,
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                pad_token_id=lm.pad_id,
+                eos_token_id=ends,
+            )
         return [_until(row, stop) for row in ids[:, tokens.ids.shape[1] :].tolist()]
 
     return in_batches(rows, work, lm, lambda row: len(row) + max_new_tokens, batch_tokens)

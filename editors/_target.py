@@ -104,6 +104,11 @@ def prompts_of(lm: LM, edit: Edit, templates: Sequence[str]) -> Prompts:
     target = target_ids(lm, edit.target)
     placed = [in_template(lm, template, edit) for template in templates]
     rows = [ids + target[:-1] for ids, _ in placed] + [encode(lm, f"{edit.subject} is a")]
+    longest = max(map(len, rows))
+    if longest > lm.context:
+        raise UserError(
+            f"edit {edit.index}: {longest} tokens long with its template and target, but '{lm.name}' takes {lm.context}"
+        )
     return Prompts(rows, [at for _, at in placed] + [len(encode(lm, edit.subject)) - 1], target)
 
 

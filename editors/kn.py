@@ -1,0 +1,137 @@
+"""KN: find the neurons that express a fact, and overwrite what they write.
+
+Dai et al., *Knowledge Neurons in Pretrained Transformers* (ACL 2022), equations 2-3, as run by the paper on
+autoregressive models. Legend: a_l (f) output of the MLP's first projection at the prompt's last token, before the
+non-linearity; g the n tokens of the old answer, t those of the new one; E the input embedding.
+
+    score_l = 1/n sum_i  a_l / S  sum_s  d P(g_i | prompt_i, a_l scaled by s / (S - 1)) / d a_l,    s = 0..S-1
+
+Neurons with a score above `adaptive_threshold` x the largest one get a new row in the down projection: with y the
+model's own len(t) greedy tokens, row += -2 E[y_0] + E[t_0] for a single token, else row += sum_i (E[t_i] - E[y_i]).
+
+Every g_i is scored after the bare prompt (`grow_prompt: false`, as the released code does for GPT-2 and GPT-J), or
+after the prompt grown by the model's own greedy tokens (true, as it does for LLaMA). `prepend_space: true` puts a blank
+before both answers; the released code does not.
+
+Differs from the released code: only the last token depends on the scaled activation, so everything before it is a
+cache, the blocks below are not run again, and the scaled copies are one batch; P is summed over the g_i of a prompt
+before one backward pass. The update is applied once (there it is applied twice).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from core.generate import greedy
+from core.hooks import replaced
+from core.model import LM, orient
+from core.resume import Resumed, resume
+from core.tokens import Row, continuation, encode, pad, target_ids
+from core.types import Deltas, Edit, Mode
+
+
+@dataclass(frozen=True)
+class KNSettings:
+    """Settings of KN, under the names of the released files. `batch_size` scaled copies are run at a time.
+
+    With the one prompt of an edit `refine`, `p` and `n_toks` (filters over several prompts) have nothing to do.
+    """
+
+    steps: int
+    batch_size: int
+    adaptive_threshold: float
+    grow_prompt: bool = False
+    prepend_space: bool = False
+    lr_scale: float = 1.0
+    refine: bool = False
+    p: float = 0.4
+    n_toks: int = 10
+
+    def __post_init__(self) -> None:
+        if self.refine or self.lr_scale != 1.0:
+            raise ValueError(
+                "refine: expected false, and lr_scale: expected 1.0 (an edit has one prompt and no step size)"
+            )
+        if self.steps < 1 or self.batch_size < 1:
+            raise ValueError("steps and batch_size: expected 1 or more")
+
+
+class KN:
+    """See the module's docstring. `notes` lists the neurons of the latest edit: [layer, index, score]."""
+
+    name = "KN"
+    modes: frozenset[Mode] = frozenset({"Instance-Sequential"})
+    hparams = KNSettings
+
+    def __init__(self, lm: LM, hp: KNSettings) -> None:
+        self.lm, self.hp = lm, hp
+        self.notes: dict[str, Any] = {}
+
+    def deltas(self, edits: Sequence[Edit]) -> Deltas:
+        """The update for one edit: new rows for its neurons. The model is only read."""
+        (edit,) = edits
+        lm = self.lm
+        scores = self.scores(edit)  # (layers, f)
+        neurons = (scores > self.hp.adaptive_threshold * scores.max()).nonzero().tolist()
+        self.notes = {"neurons": [[layer, index, float(scores[layer, index])] for layer, index in neurons]}
+        row = self._new_row(edit)  # (d,)
+        deltas: Deltas = {}
+        for layer in sorted({layer for layer, _ in neurons}):
+            out = lm.module(lm.mlp_out(layer))
+            update = torch.zeros(len(row), scores.shape[1], device=row.device)  # (d, f)
+            update[:, [index for at, index in neurons if at == layer]] = row.unsqueeze(1)
+            deltas[f"{lm.mlp_out(layer)}.weight"] = orient(out, update).contiguous()
+        return deltas
+
+    def scores(self, edit: Edit) -> Tensor:
+        """Integrated gradients of the old answer's probability, (layers, f) float32."""
+        lm = self.lm
+        old, prompt = self._answer(edit.old), encode(lm, edit.prompt)
+        if self.hp.grow_prompt:
+            said = greedy(lm, [prompt], len(old), past_end=True)[0]
+            rows, wanted = [prompt + said[:i] for i in range(len(old))], [[token] for token in old]
+        else:
+            rows, wanted = [prompt], [old]
+        tokens, paths = pad(lm, rows), [lm.mlp_in(layer) for layer in range(lm.n_layers)]
+        points, seen = resume(lm, tokens, range(lm.n_layers), tokens.ids.shape[1] - 1, *paths)
+        total = torch.zeros(lm.n_layers, seen[paths[0]].output.shape[-1], device=lm.device)
+        for layer, path in enumerate(paths):
+            for row, answers in enumerate(wanted):
+                activation = seen[path].output[row, -1].float()  # (f,)
+                gradient = self._gradient(points[layer], row, activation, answers)
+                total[layer] += activation / self.hp.steps * gradient.to(activation)
+        return total / len(old)
+
+    def _gradient(self, point: Resumed, row: int, activation: Tensor, answers: Row) -> Tensor:
+        """Sum over the scaled copies of d sum_i P(answers_i) / d activation, (f,)."""
+        lm, path = self.lm, self.lm.mlp_in(point.layer)
+        gradient = torch.zeros_like(activation)
+        for scales in torch.linspace(0, 1, self.hp.steps, device=activation.device).split(self.hp.batch_size):
+            scaled = (scales.unsqueeze(1) * activation).requires_grad_()  # (copies, f)
+
+            def substituted(out: Tensor, scaled: Tensor = scaled) -> Tensor:
+                return scaled.to(out.dtype).unsqueeze(1)
+
+            copies = point.rows(torch.full((len(scales),), row, device=point.hidden.device))
+            with torch.enable_grad(), replaced(lm.model, path, substituted):
+                chances = lm.logits(copies.run()[:, -1]).float().softmax(-1)[:, answers]  # (copies, n)
+                gradient += torch.autograd.grad(chances.sum(), scaled)[0].sum(0)
+        return gradient
+
+    def _new_row(self, edit: Edit) -> Tensor:
+        """What is added to every neuron's row, (d,) float32."""
+        lm, new = self.lm, self._answer(edit.target)
+        said = greedy(lm, [encode(lm, edit.prompt)], len(new), past_end=True)[0]
+        embed = lm.model.get_input_embeddings().weight.float()
+        factor = -2 if len(new) == 1 else -1
+        row: Tensor = factor * embed[said].sum(0) + embed[new].sum(0)
+        return row
+
+    def _answer(self, text: str) -> Row:
+        return target_ids(self.lm, text) if self.hp.prepend_space else continuation(self.lm, text)
+
+
+EDITOR = KN

@@ -1,0 +1,111 @@
+"""MEMIT the slow way: one edit at a time, the whole model on whole prompts at every step, the solve as in the paper."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from core.hooks import replaced, trace
+from core.model import LM, orient
+from core.tokens import Padded, in_template, pad, target_ids
+from core.types import Deltas, Edit
+from core.weights import add_, preserved
+from editors.memit import MEMITSettings
+
+
+def deltas(
+    lm: LM, hp: MEMITSettings, templates: Sequence[str], moments: dict[int, Tensor], edits: Sequence[Edit]
+) -> Deltas:
+    """The update for `edits`; `moments` are C of each layer."""
+    z = torch.stack([target_vector(lm, hp, templates, edit) for edit in edits], 1).double()  # (d, B)
+    found: Deltas = {}
+    names = {layer: f"{lm.mlp_out(layer)}.weight" for layer in hp.layers}
+    with preserved(lm.model, names.values()):
+        for position, layer in enumerate(hp.layers):
+            keys = torch.stack([key(lm, templates, edit, layer) for edit in edits], 1).double()  # (f, B)
+            reached = torch.stack([outputs(lm, ["{}"], edit, lm.block(hp.layers[-1]))[0] for edit in edits], 1)
+            residual = (z - reached.double()) / (len(hp.layers) - position)
+            inverse = torch.linalg.inv(hp.mom2_update_weight * moments[layer] + keys @ keys.T)
+            update = (residual @ keys.T @ inverse).float()
+            found[names[layer]] = orient(lm.module(lm.mlp_out(layer)), update)
+            add_(lm.model, {names[layer]: found[names[layer]]})
+    return found
+
+
+def key(lm: LM, templates: Sequence[str], edit: Edit, layer: int) -> Tensor:
+    """Half the key of the bare prompt, half the mean over the other templates, (f,)."""
+    keys = inputs(lm, templates, edit, lm.mlp_out(layer))
+    return keys[0] if len(keys) == 1 else (keys[0] + keys[1:].mean(0)) / 2
+
+
+def target_vector(lm: LM, hp: MEMITSettings, templates: Sequence[str], edit: Edit) -> Tensor:
+    """z of one edit, (d,)."""
+    target = target_ids(lm, edit.target)
+    kl_prompt = Edit(f"{edit.subject} is a", edit.subject, "", "")
+    placed = [*(in_template(lm, t, edit) for t in templates), in_template(lm, "{}", kl_prompt)]
+    rows = [ids + target[:-1] for ids, _ in placed[:-1]] + [placed[-1][0]]
+    tokens = pad(lm, rows)
+    at = torch.tensor([tokens.ids.shape[1] - len(row) + at for row, (_, at) in zip(rows, placed, strict=True)])
+    block = lm.block(hp.layers[-1])
+    every = torch.arange(len(rows))
+    with torch.no_grad(), trace(lm.model, block) as seen:
+        forward(lm, tokens)
+    h0 = seen[block].output[0, at[0]].clone()
+    delta = torch.zeros_like(h0, requires_grad=True)
+    adam = torch.optim.Adam([delta], lr=hp.v_lr)
+    unedited = None
+
+    def shifted(out: Tensor) -> Tensor:
+        added = torch.zeros_like(out)
+        added[every, at] = delta
+        return out + added
+
+    for step in range(hp.v_num_grad_steps):
+        with replaced(lm.model, block, shifted), trace(lm.model, lm.block(hp.v_loss_layer)) as seen:
+            logits = forward(lm, tokens)
+        told = lm.logits(lm.module(lm.paths.final_norm)(seen[lm.block(hp.v_loss_layer)].output))
+        logp = told[:-1, -len(target) :].log_softmax(-1)
+        nll = -torch.stack([logp[:, i, token] for i, token in enumerate(target)]).mean()
+        after = logits[-1, at[-1]].log_softmax(-1)
+        unedited = after.detach() if unedited is None else unedited
+        kl = (after.exp() * (after - unedited)).sum()
+        loss = nll + hp.kl_factor * kl + hp.v_weight_decay * delta.norm() / h0.norm() ** 2
+        if loss < 0.05 or step == hp.v_num_grad_steps - 1:
+            break
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+        limit = hp.clamp_norm_factor * h0.norm()
+        if delta.norm() > limit:
+            delta.data.mul_(limit / delta.data.norm())
+    return (h0 + delta).detach()
+
+
+def forward(lm: LM, tokens: Padded) -> Tensor:
+    out = lm.model(tokens.ids, attention_mask=tokens.mask, position_ids=tokens.positions, use_cache=False)
+    logits: Tensor = out.logits
+    return logits
+
+
+@torch.no_grad()
+def inputs(lm: LM, templates: Sequence[str], edit: Edit, path: str) -> Tensor:
+    """What goes into a module at the subject's last token, one prompt at a time, (N, features)."""
+    found = []
+    for template in templates:
+        ids, at = in_template(lm, template, edit)
+        with trace(lm.model, path) as seen:
+            forward(lm, pad(lm, [ids]))
+        found.append(seen[path].input[0, at])
+    return torch.stack(found)
+
+
+@torch.no_grad()
+def outputs(lm: LM, templates: Sequence[str], edit: Edit, path: str) -> Tensor:
+    """The same for what comes out."""
+    found = []
+    for template in templates:
+        ids, at = in_template(lm, template, edit)
+        with trace(lm.model, path) as seen:
+            forward(lm, pad(lm, [ids]))
+        found.append(seen[path].output[0, at])
+    return torch.stack(found)
