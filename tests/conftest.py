@@ -11,6 +11,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from core.model import LM
 from core.types import Edit
 
+torch.set_num_threads(1)  # the models are tiny and several workers share the cores
+
 ROOT = Path(__file__).parents[1]
 GOLDEN = Path(__file__).parent / "golden"
 EMBEDDED = ROOT / "hugging_cache" / "smollm2-135m"
