@@ -35,7 +35,7 @@ from core.types import Deltas, Edit, Mode
 
 @dataclass(frozen=True)
 class KNSettings:
-    """Settings of KN, under the names of the released files. `batch_size` scaled copies are run at a time.
+    """Settings of KN, under the names of the released files. `batch_size` scaled copies of a prompt are run at a time.
 
     With the one prompt of an edit `refine`, `p` and `n_toks` (filters over several prompts) have nothing to do.
     """
@@ -97,29 +97,31 @@ class KN:
             rows, wanted = [prompt], [old]
         tokens, paths = pad(lm, rows), [lm.mlp_in(layer) for layer in range(lm.n_layers)]
         points, seen = resume(lm, tokens, range(lm.n_layers), tokens.ids.shape[1] - 1, *paths)
-        total = torch.zeros(lm.n_layers, seen[paths[0]].output.shape[-1], device=lm.device)
+        answers = torch.tensor(wanted, device=lm.device)  # (prompts, answers each)
+        scores = []
         for layer, path in enumerate(paths):
-            for row, answers in enumerate(wanted):
-                activation = seen[path].output[row, -1].float()  # (f,)
-                gradient = self._gradient(points[layer], row, activation, answers)
-                total[layer] += activation / self.hp.steps * gradient.to(activation)
-        return total / len(old)
+            activations = seen[path].output[:, -1].float()  # (prompts, f)
+            gradients = self._gradients(points[layer], activations, answers)
+            scores.append((activations * gradients.to(activations)).sum(0) / self.hp.steps / len(old))
+        return torch.stack([score.to(lm.device) for score in scores])
 
-    def _gradient(self, point: Resumed, row: int, activation: Tensor, answers: Row) -> Tensor:
-        """Sum over the scaled copies of d sum_i P(answers_i) / d activation, (f,)."""
-        lm, path = self.lm, self.lm.mlp_in(point.layer)
-        gradient = torch.zeros_like(activation)
-        for scales in torch.linspace(0, 1, self.hp.steps, device=activation.device).split(self.hp.batch_size):
-            scaled = (scales.unsqueeze(1) * activation).requires_grad_()  # (copies, f)
+    def _gradients(self, point: Resumed, activations: Tensor, answers: Tensor) -> Tensor:
+        """Sum over the scaled copies of d sum_i P(answers_i) / d activation, per prompt: (prompts, f)."""
+        lm, path, prompts = self.lm, self.lm.mlp_in(point.layer), len(activations)
+        total = torch.zeros_like(activations)
+        for scales in torch.linspace(0, 1, self.hp.steps, device=activations.device).split(self.hp.batch_size):
+            row = torch.arange(prompts, device=point.hidden.device).repeat_interleave(len(scales))
+            scaled = torch.einsum("s,pf->psf", scales, activations).flatten(0, 1).requires_grad_()  # (copies, f)
 
             def substituted(out: Tensor, scaled: Tensor = scaled) -> Tensor:
                 return scaled.to(out.dtype).unsqueeze(1)
 
-            copies = point.rows(torch.full((len(scales),), row, device=point.hidden.device))
             with torch.enable_grad(), replaced(lm.model, path, substituted):
-                chances = lm.logits(copies.run()[:, -1]).float().softmax(-1)[:, answers]  # (copies, n)
-                gradient += torch.autograd.grad(chances.sum(), scaled)[0].sum(0)
-        return gradient
+                chances = lm.logits(point.rows(row).run()[:, -1]).float().softmax(-1)  # (copies, vocabulary)
+                wanted = chances.gather(1, answers[row.to(answers.device)].to(chances.device))
+                gradient = torch.autograd.grad(wanted.sum(), scaled)[0]
+            total += gradient.view(prompts, len(scales), -1).sum(1)
+        return total
 
     def _new_row(self, edit: Edit) -> Tensor:
         """What is added to every neuron's row, (d,) float32."""

@@ -1,0 +1,22 @@
+"""Run all benchmarks, or those named: python -m benchmarks [evaluation rome memit kn stats mend]."""
+
+import importlib
+import os
+import platform
+import sys
+
+import torch
+
+ALL = ("evaluation", "rome", "memit", "kn", "stats", "mend")
+
+
+def main() -> None:
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {os.cpu_count()} cores, {platform.machine()}")
+    for name in sys.argv[1:] or ALL:
+        print(f"\n{name}", flush=True)
+        for line in importlib.import_module(f"benchmarks.{name}").run():
+            print(f"  {line}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

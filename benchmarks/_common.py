@@ -1,0 +1,39 @@
+"""What the benchmarks share: the embedded model, sample edits, and a fair clock."""
+
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from core import data
+from core.embedded import EMBEDDED_MODEL
+from core.model import LM, load
+from core.sources import CACHE, SAMPLE
+from core.types import Edit
+
+
+def embedded() -> LM:
+    torch.manual_seed(0)
+    return load(CACHE / EMBEDDED_MODEL, EMBEDDED_MODEL, device="cpu")
+
+
+def hparams_file(method: str) -> Path:
+    return Path("hparams") / method / f"{EMBEDDED_MODEL}.yaml"
+
+
+def sample_edits(count: int) -> list[Edit]:
+    return data.edits(SAMPLE / "edited-data/zsre.json", 200, 200 + count, 1)
+
+
+def seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def versus(ours: Callable[[], object], other: Callable[[], object], rounds: int = 1) -> tuple[float, float]:
+    """Median seconds of each, the two in turn so that a machine that slows down slows both."""
+    pairs = [(seconds(ours), seconds(other)) for _ in range(rounds)]
+    return statistics.median(a for a, _ in pairs), statistics.median(b for _, b in pairs)

@@ -1,0 +1,56 @@
+"""Samples per second on the one-token tasks: ours, a plain batch-1 `generate`, and the released way."""
+
+from collections.abc import Iterator
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from benchmarks._common import embedded, seconds, versus
+from core.embedded import EMBEDDED_MODEL
+from core.generate import complete
+from core.model import LM
+from core.registry import discover
+from core.sources import CACHE, SAMPLE
+from core.types import Task
+
+PADDED_TO = 1024
+"""gpt2-xl's context, to which the released code pads every prompt (the embedded model's would be 8192)."""
+
+
+def run() -> Iterator[str]:
+    lm = embedded()
+    tasks: list[Task] = [task for task in discover("tasks", "TASK").values() if task.max_new_tokens == 1]
+    prompts = [(t, [s.prompt for s in t.samples(SAMPLE / "task-data" / t.file)]) for t in tasks]
+    count = sum(len(texts) for _, texts in prompts)
+
+    def ours() -> None:
+        for task, texts in prompts:
+            complete(lm, texts, 1, task.choices)
+
+    ours()  # warm
+    fast, plain = versus(ours, lambda: [one_by_one(lm, text) for _, texts in prompts for text in texts], rounds=3)
+    few = [texts[0] for _, texts in prompts]
+    released = seconds(lambda: [as_released(text) for text in few])
+    rate = count / fast
+    yield f"ours                    {rate:8.2f} samples/s ({count} samples of {', '.join(t.name for t in tasks)})"
+    yield f"plain batch-1 generate  {count / plain:8.2f} samples/s   ours is {plain / fast:.2f}x (median of 3 rounds)"
+    yield f"the released way        {len(few) / released:8.2f} samples/s   ours is {rate * released / len(few):.0f}x"
+
+
+@torch.inference_mode()
+def one_by_one(lm: LM, text: str) -> str:
+    inputs = lm.tokenizer(text, return_tensors="pt")
+    ids = lm.model.generate(**inputs, max_new_tokens=1, do_sample=False, pad_token_id=lm.pad_id)
+    answer: str = lm.tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :])
+    return answer
+
+
+@torch.no_grad()
+def as_released(text: str) -> str:
+    """One sample as the released code does it: load the model, pad to the context, generate."""
+    model = AutoModelForCausalLM.from_pretrained(CACHE / EMBEDDED_MODEL)
+    tokenizer = AutoTokenizer.from_pretrained(CACHE / EMBEDDED_MODEL, padding_side="left")
+    inputs = tokenizer(text, return_tensors="pt", padding="max_length", max_length=PADDED_TO)
+    ids = model.generate(**inputs, max_new_tokens=1, do_sample=False, pad_token_id=tokenizer.pad_token_id)
+    answer: str = tokenizer.decode(ids[0, PADDED_TO:])
+    return answer

@@ -1,0 +1,32 @@
+"""MEND: training steps a second, against the naive twin that makes a matrix of every token's gradient."""
+
+from collections.abc import Iterator
+
+from benchmarks._common import embedded, hparams_file, versus
+from core import data, hparams
+from core.sources import SAMPLE
+from editors._mend_factors import shapes_of
+from editors._mend_net import seeded
+from editors._mend_outcome import outcome
+from editors._mend_settings import MENDSettings
+from tests.reference import mend as naive
+
+
+def run() -> Iterator[str]:
+    lm = embedded()
+    hp = hparams.load(MENDSettings, hparams_file("TRAINING/MEND"))
+    edits = data.training(SAMPLE / "training-data/zsre_mend_train.json")[: hp.accumulate_bs]
+    net = seeded(shapes_of(lm, hp.inner_params), hp)
+
+    def ours() -> None:
+        outcome(lm, net, [[edit] for edit in edits], hp)["loss/total_edit"].mean().backward()
+
+    def other() -> None:
+        for edit in edits:
+            (naive.total(lm, net, [edit], hp) / len(edits)).backward()
+
+    ours()  # the statistics; and warm
+    net.eval()
+    fast, slow = versus(ours, other, rounds=3)
+    yield f"a training step of {len(edits)} edits, {len(hp.inner_params)} weights, rank {hp.rank}"
+    yield f"ours {1 / fast:.3f} steps/s, naive twin {1 / slow:.3f} steps/s: {slow / fast:.1f}x"

@@ -1,0 +1,22 @@
+"""Seconds per ROME edit with the released number of context templates (21), against the naive twin."""
+
+from collections.abc import Iterator
+
+from benchmarks._common import embedded, hparams_file, sample_edits, versus
+from core import hparams
+from editors.rome import ROME, ROMESettings
+from tests.reference import rome as naive
+
+
+def run() -> Iterator[str]:
+    lm = embedded()
+    hp = hparams.load(ROMESettings, hparams_file("ROME"))
+    editor = ROME(lm, hp)
+    edits = sample_edits(2)
+    editor.deltas(edits[:1])  # warm
+    ours, other = versus(
+        lambda: [editor.deltas([edit]) for edit in edits],
+        lambda: [naive.deltas(lm, edit, hp, editor.templates) for edit in edits],
+    )
+    yield f"{len(editor.templates)} templates, {hp.v_num_grad_steps} steps, layer {hp.layers[0]} of {lm.n_layers}"
+    yield f"ours {ours / 2:.1f} s an edit, naive twin {other / 2:.1f} s: {other / ours:.1f}x"

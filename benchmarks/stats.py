@@ -1,0 +1,29 @@
+"""Second moments of five layers in one pass, against those of one layer (the deepest)."""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks._common import embedded, versus
+from core.model import LM
+from core.sources import SAMPLE
+from core.stats import Corpus, second_moments
+
+LAYERS = (4, 5, 6, 7, 8)
+DOCUMENTS = 96
+
+
+def run() -> Iterator[str]:
+    lm = embedded()
+    with tempfile.TemporaryDirectory() as scratch:
+        text = Path(scratch) / "corpus.txt"
+        source = (SAMPLE / "task-data/test-OpenDomainQA.jsonl").read_text(encoding="utf-8").splitlines()
+        text.write_text("\n\n".join((source * 2)[:DOCUMENTS]), encoding="utf-8")
+        collect(lm, text, (LAYERS[-1],))  # warm
+        five, one = versus(lambda: collect(lm, text, LAYERS), lambda: collect(lm, text, LAYERS[-1:]), rounds=3)
+    yield f"{DOCUMENTS} documents: five layers {five:.1f} s, one layer {one:.1f} s: {five / one:.2f}x (median of 3 rounds)"
+
+
+def collect(lm: LM, text: Path, layers: tuple[int, ...]) -> None:
+    with tempfile.TemporaryDirectory() as fresh:
+        second_moments(lm, layers, Corpus(str(text), DOCUMENTS, Path(fresh)))
