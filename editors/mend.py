@@ -6,8 +6,8 @@ d_in) is sum_r g_r x_r^T over the batch's tokens; the network maps every pair (x
 
     W' = W + lr_scale * edit_lr_m * sum_r g'_r x'_r^T
 
-The network is editors/_mend_net.py, its training editors/_mend_train.py. `notes` holds the loss before the
-edit and which archive made it.
+The network is editors/_mend_net.py, its training editors/_mend_train.py. `notes` holds the loss before
+the edit.
 
 Differs from the released code: the normalisation statistics of training are used when editing (there they are thrown
 away and estimated from the batch itself, which makes an edit depend on its neighbours); edit rates belong to weights
@@ -21,7 +21,6 @@ from typing import Any
 
 import torch
 
-from core.data import sha256
 from core.errors import UserError
 from core.generate import BATCH_TOKENS
 from core.model import LM, orient
@@ -29,7 +28,7 @@ from core.types import Deltas, Edit, Mode
 from editors import _mend_archive as archive
 from editors._mend_factors import Asked, ask, gradient_factors, shapes_of
 from editors._mend_net import Network
-from editors._mend_settings import BEST, MENDSettings
+from editors._mend_settings import MENDSettings
 
 
 class MEND:
@@ -41,11 +40,7 @@ class MEND:
 
     def __init__(self, lm: LM, hp: MENDSettings) -> None:
         self.lm, self.hp = lm, hp
-        path = hp.archive(lm.name) / BEST
-        if not path.is_file():
-            raise UserError(f"no trained MEND network at {path}: run `python train_MEND.py --model {lm.name}`")
-        self.net = opened(path, lm, hp).to(lm.device).eval()
-        self.archive = {"path": path.as_posix(), "sha256": sha256(path)}
+        self.net = opened(hp.files(lm.name)["archive"], lm, hp).to(lm.device).eval()
         self.notes: dict[str, Any] = {}
 
     def deltas(self, edits: Sequence[Edit]) -> Deltas:
@@ -59,7 +54,7 @@ class MEND:
             for name, delta in updates.items():
                 sums[name] = sums[name] + delta if name in sums else delta
         rates = dict(zip(self.net.shapes, self.net.edit_lrs.tolist(), strict=True))
-        self.notes = {"edit_loss_before": loss, "target_tokens": tokens, "edit_lrs": rates, "archive": self.archive}
+        self.notes = {"edit_loss_before": loss, "target_tokens": tokens, "edit_lrs": rates}
         return {n: orient(lm.module(n.removesuffix(".weight")), delta).contiguous() for n, delta in sums.items()}
 
     def _update(self, part: Asked, tokens: int) -> tuple[float, Deltas]:
