@@ -1,44 +1,72 @@
-"""Fetch and check what runs need: python prepare.py model NAME | check-data DIR."""
+"""Fetch and check what runs need: python prepare.py model NAME | data | stats MODEL | check-data DIR."""
 
+import argparse
 import sys
 from pathlib import Path
 
-from core import data
+from core import data, fetch, gather, moments
 from core.cli import Parser, script
 from core.embedded import EMBEDDED_MODEL, prepare_embedded
 from core.errors import UserError
+from core.official import SETS
 from core.registry import discover
-from core.sources import CACHE
+from core.sources import CACHE, DATA
 
 
 def main() -> None:
+    args = parser().parse_args()
+    args.run(args)
+
+
+def parser() -> Parser:
     p = Parser(description=__doc__)
     commands = p.add_subparsers(dest="command", required=True, parser_class=Parser)
     model = commands.add_parser("model", help="make hugging_cache/NAME")
-    model.add_argument("name", metavar="NAME", help=EMBEDDED_MODEL)
+    model.add_argument("name", metavar="NAME", help=f"{', '.join((EMBEDDED_MODEL, *fetch.REPOS))}, or any with --repo")
+    model.add_argument("--repo", metavar="ORG/NAME", help="repository on the Hugging Face hub to take it from")
+    model.add_argument("--revision", help="branch, tag or commit of it (default: main)")
     model.add_argument("--overwrite", action="store_true", help="make it anew even if it is there")
+    model.set_defaults(run=lambda args: prepare_model(args.name, args.overwrite, args.repo, args.revision))
+    sets = commands.add_parser("data", help="fetch the official data into data/")
+    sets.add_argument("--only", nargs="+", metavar="TASK", default=[], help=", ".join({s.name: 0 for s in SETS}))
+    sets.add_argument("--overwrite", action="store_true", help="fetch anew what is there")
+    sets.set_defaults(run=prepare_data)
+    stats = commands.add_parser("stats", help="fetch or compute the second moments that a method needs")
+    moments.add_arguments(stats)
+    stats.set_defaults(run=lambda args: moments.prepare(args, discover("editors", "EDITOR")))
     check = commands.add_parser("check-data", help="validate a data folder, record by record")
     check.add_argument("folder", metavar="DIR", type=Path, help="holds edited-data/, task-data/ and training-data/")
-    args = p.parse_args()
-    if args.command == "model":
-        prepare_model(args.name, args.overwrite)
-    else:
-        for line in data.check(args.folder, discover("tasks", "TASK").values()):
-            print(line)
+    check.set_defaults(run=check_data)
+    return p
 
 
-def prepare_model(name: str, overwrite: bool) -> None:
+def prepare_model(name: str, overwrite: bool, repo: str | None = None, revision: str | None = None) -> None:
     folder = CACHE / name
+    if not name or Path(name).name != name or name.startswith("."):
+        raise UserError(f"'{name}' is no name for a folder in {CACHE}/: --repo takes ORG/NAME")
     if (folder / "config.json").is_file() and not overwrite:
-        print(f"{folder} is already there")
+        print(f"{folder} is already there" + ("; --overwrite fetches it anew" if repo or revision else ""))
+        return
+    if repo or name in fetch.REPOS:
+        fetch.prepare_model(folder, repo or fetch.REPOS[name], revision)
     elif name == EMBEDDED_MODEL:
         prepare_embedded(folder)
-        print(f"{folder} is ready")
     else:
         raise UserError(
-            f"no recipe for '{name}': put its Hugging Face folder (config.json, safetensors, tokenizer) at {folder}; "
-            f"only {EMBEDDED_MODEL} is prepared from here"
+            f"no recipe for '{name}': put its Hugging Face folder (config.json, safetensors, tokenizer) at {folder}, "
+            f"or name its repository with --repo; known: {', '.join((EMBEDDED_MODEL, *fetch.REPOS))}"
         )
+    print(f"{folder} is ready")
+
+
+def prepare_data(args: argparse.Namespace) -> None:
+    tasks = discover("tasks", "TASK")
+    gather.Gatherer(DATA, tasks, args.overwrite).gather(gather.chosen(SETS, args.only))
+
+
+def check_data(args: argparse.Namespace) -> None:
+    for line in data.check(args.folder, discover("tasks", "TASK").values()):
+        print(line)
 
 
 if __name__ == "__main__":

@@ -51,14 +51,14 @@ def find_model(given: str | None) -> tuple[str, Path]:
     if given is None and name == EMBEDDED_MODEL:
         print(
             f"*** {DEFAULT_MODEL} is not in {CACHE}/: using the small embedded model {EMBEDDED_MODEL}. "
-            f"Put {DEFAULT_MODEL} there to run the paper's default. ***",
+            f"`python prepare.py model {DEFAULT_MODEL}` fetches the paper's default. ***",
             file=sys.stderr,
         )
     if name == EMBEDDED_MODEL and not (CACHE / name / "config.json").is_file():
         prepare_embedded(CACHE / name)
-    if (CACHE / name / "config.json").is_file():
-        return name, CACHE / name
     folder = Path(name)
+    if folder.name == name and (CACHE / name / "config.json").is_file():  # no path: joined to one, "/x" would win
+        return name, CACHE / name
     if (folder / "config.json").is_file():
         return folder.resolve().name, folder
     there = sorted(p.parent.name for p in CACHE.glob("*/config.json"))
