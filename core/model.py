@@ -141,18 +141,30 @@ def load(folder: Path, name: str, device: str | None = None, dtype: str = "float
         raise UserError(f"no model at {folder}: config.json is missing; run `python prepare.py model {name}`")
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # the loaders raise many kinds, all of which mean that the files are at fault
         raise UserError(f"cannot read the model at {folder}: {_first_line(error)}") from error
     paths_of(config, name)  # before gigabytes are read
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype=DTYPES[dtype])
-        model.to(place)  # type: ignore[arg-type]
-        return LM(model, tokenizer, name, folder)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            local_files_only=True,
+            dtype=DTYPES[dtype],
+            ignore_mismatched_sizes=True,  # refused below, with a better message
+            output_loading_info=True,
+        )
+        model, report = loaded
+        model.to(place)
     except torch.OutOfMemoryError as error:
         raise UserError(f"model '{name}' does not fit on {place}; try --dtype bfloat16 or --device cpu") from error
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # as above, and whatever torch says of a device that is not there
         raise UserError(f"cannot load the model at {folder} onto {place}: {_first_line(error)}") from error
+    unfit = sorted(report["missing_keys"]) + sorted(key for key, *_ in report["mismatched_keys"])
+    if unfit:  # the loader makes up random values for these
+        raise UserError(f"the model at {folder} does not fit its config.json: no weights of that shape for {unfit[0]}")
+    if not tokenizer("a")["input_ids"]:  # the loader makes up an empty tokenizer if there is none
+        raise UserError(f"the model at {folder} has no tokenizer: tokenizer.json or the like is missing")
+    return LM(model, tokenizer, name, folder)
 
 
 def _first_line(error: Exception) -> str:

@@ -79,42 +79,39 @@ def _differences(old: Any, new: Any, path: str = "") -> str:
 
 
 def write(path: Path, summary: dict[str, Any], scored: Sequence[tuple[Sample, Completion, Score]]) -> None:
-    """Write both files of a result, the summary last. Raises UserError if there is no room or no permission."""
+    """Write both files of a result, the summary last. Raises UserError if there is no room or no permission.
+
+    An older result is only touched once both files are on the disk under temporary names.
+    """
     lines = (
         {"id": s.id, "prompt": s.prompt, "completion": c.text, "choice": c.choice, "truncated": c.truncated}
         | {"answer": score.answer, "reference": s.reference, "score": score.value, "parts": dict(score.parts)}
         for s, c, score in scored
     )
-    _replace(_ending(path, ".jsonl"), "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-    _replace(_ending(path, ".json"), json.dumps(summary, ensure_ascii=False, indent=1) + "\n")
+    texts = {
+        _ending(path, ".jsonl"): "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines),
+        _ending(path, ".json"): json.dumps(summary, ensure_ascii=False, indent=1) + "\n",
+    }
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".result-") as scratch:
+            for file, text in texts.items():
+                (Path(scratch) / file.name).write_text(text, encoding="utf-8")
+            _ending(path, ".json").unlink(missing_ok=True)  # never an old summary beside new samples
+            for file in texts:
+                os.replace(Path(scratch) / file.name, file)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; --results DIR names another place") from error
 
 
 def _ending(path: Path, ending: str) -> Path:
     return path.with_name(path.name + ending)  # a model's name may hold a dot
 
 
-def _replace(path: Path, text: str) -> None:
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=path.parent, prefix=".", suffix=".tmp", delete=False
-        ) as file:
-            temporary = Path(file.name)
-            file.write(text)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; --results DIR names another place") from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-
-
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
     """A scratch folder beside `folder`, moved to its place if the block ends well, removed otherwise."""
-    if folder.exists():
-        raise UserError(f"{folder} exists already; name a new folder or move it away")
+    not_there(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as parent:
@@ -126,21 +123,25 @@ def new_folder(folder: Path) -> Iterator[Path]:
         raise UserError(f"cannot write {folder}: {error.strerror or error}") from error
 
 
+def not_there(folder: Path) -> None:
+    """Raise UserError if `folder` exists."""
+    if folder.exists():
+        raise UserError(f"{folder} exists already; name a new folder or move it away")
+
+
 def plain(value: Any) -> Any:
     """`value` as it comes back from a JSON file (tuples become lists)."""
     return json.loads(json.dumps(value))
 
 
-def writable(root: Path) -> None:
+def writable(root: Path, flag: str = "--results") -> None:
     """Fail before any work is done if results could not be written there."""
     try:
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=root) as file:
             file.write(b"\0" * 65536)
     except OSError as error:
-        raise UserError(
-            f"cannot write results to {root}: {error.strerror}; --results DIR names another place"
-        ) from error
+        raise UserError(f"cannot write results to {root}: {error.strerror}; {flag} DIR names another place") from error
 
 
 def environment(device: str) -> dict[str, Any]:

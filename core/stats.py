@@ -8,6 +8,7 @@ The file layout is that of the ROME and MEMIT authors, so that statistics publis
 import os
 import random
 import tempfile
+import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -58,7 +59,7 @@ def _read(path: Path, n_samples: int, lm: LM) -> Tensor:
         with np.load(path, allow_pickle=False) as stored:
             total, count = torch.from_numpy(stored["mom2.mom2"]).double(), int(stored["mom2.count"])
             size, model = int(stored["sample_size"]), str(stored.get("model_sha256", lm.fingerprint))
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: not a file of second moments ({error}); delete it to have it made anew") from error
     if size != n_samples:
         raise UserError(f"{path}: made from {size} documents, the settings want {n_samples}")
@@ -68,19 +69,23 @@ def _read(path: Path, n_samples: int, lm: LM) -> Tensor:
 
 
 def _write(path: Path, total: Tensor, count: int, n_samples: int, fingerprint: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-        np.savez(
-            file,
-            **{  # type: ignore[arg-type]
-                "mom2.constructor": np.array("util.runningstats.SecondMoment()"),
-                "mom2.count": np.array(count),
-                "mom2.mom2": total.float().numpy(),
-                "sample_size": np.array(n_samples),
-                "model_sha256": np.array(fingerprint),
-            },
-        )
-    os.replace(file.name, path)
+    """Whole or not at all. Raises UserError if there is no room or no permission."""
+    arrays = {
+        "mom2.constructor": np.array("util.runningstats.SecondMoment()"),
+        "mom2.count": np.array(count),
+        "mom2.mom2": total.float().numpy(),
+        "sample_size": np.array(n_samples),
+        "model_sha256": np.array(fingerprint),
+    }
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".stats-") as scratch:
+            np.savez(Path(scratch) / path.name, **arrays)  # type: ignore[arg-type]
+            os.replace(Path(scratch) / path.name, path)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror}; stats_dir of the settings names another place"
+        ) from error
 
 
 @dataclass

@@ -1,5 +1,7 @@
 """Tiny random models of every family, and the parts tests share. CPU, seconds."""
 
+import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +13,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from core.model import LM
 from core.types import Edit
 
-torch.set_num_threads(1)  # the models are tiny and several workers share the cores
+# One thread each: the workers of pytest -n share the cores, and waiting threads that spin in a crowd burn minutes.
+torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the scripts that tests run
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = Path(__file__).parent / "golden"
@@ -35,7 +39,7 @@ FAMILIES = tuple(CONFIGS)
 def sentencepiece_like() -> PreTrainedTokenizerFast:
     """LLaMA-style: blanks are "▁", one is put before the text, unknown bytes fall back, BOS is added."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=True)  # no piece spans two words
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
@@ -44,6 +48,10 @@ def sentencepiece_like() -> PreTrainedTokenizerFast:
     initial = [f"<0x{byte:02X}>" for byte in range(256)]
     trainer = trainers.BpeTrainer(vocab_size=1000, special_tokens=[*special, *initial], show_progress=False)
     tokenizer.train_from_iterator((text.strip() for text in texts), trainer)
+    trained = json.loads(tokenizer.to_str())
+    trained["added_tokens"] = [token for token in trained["added_tokens"] if token["content"] in special]
+    tokenizer = Tokenizer.from_str(json.dumps(trained))  # the bytes are ordinary pieces
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", 1)]
     )

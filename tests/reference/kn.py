@@ -1,5 +1,7 @@
 """KN's integrated gradients the slow way: the whole model on the whole prompt, one answer token at a time."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -10,13 +12,14 @@ from core.types import Edit
 from editors.kn import KNSettings
 
 
-def scores(lm: LM, hp: KNSettings, edit: Edit) -> Tensor:
-    """(layers, f)."""
+def scores(lm: LM, hp: KNSettings, edit: Edit, layers: Sequence[int] | None = None) -> Tensor:
+    """(layers, f), of all layers or of those asked for."""
+    layers = range(lm.n_layers) if layers is None else layers
     old = target_ids(lm, edit.old) if hp.prepend_space else continuation(lm, edit.old)
     prompt = encode(lm, edit.prompt)
     per_token = []
     for token in old:
-        per_token.append(torch.stack([attribution(lm, hp, prompt, token, layer) for layer in range(lm.n_layers)]))
+        per_token.append(torch.stack([attribution(lm, hp, prompt, token, layer) for layer in layers]))
         if hp.grow_prompt:
             prompt = [*prompt, int(logits(lm, [prompt])[0].argmax())]
     return torch.stack(per_token).mean(0)

@@ -1,0 +1,533 @@
+"""The two scripts, in this process with a tiny model, and a few times as real commands.
+
+What a run leaves behind, what it refuses, and that a refusal is one line and exit code 2.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import ROOT, tiny
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from core import cli, model, session, sources
+from core.registry import discover
+from editors.regularizers import NAMES, regularizer
+
+TASKS, EDITORS = discover("tasks", "TASK"), discover("editors", "EDITOR")
+SAMPLE = ROOT / "data/sample"
+ROME_YAML = """
+layers: [1]
+v_num_grad_steps: 4
+v_lr: 5e-1
+v_loss_layer: 3
+v_weight_decay: 0.5
+clamp_norm_factor: 4
+kl_factor: 0.0625
+mom2_adjustment: false
+context_templates: ["{}", "The first day. {}"]
+"""
+
+
+@dataclass
+class Run:
+    """What a script did: its exit code, stdout, and the lines of stderr that are no progress bar."""
+
+    code: int
+    out: str
+    err: list[str]
+
+
+def lines(err: str) -> list[str]:
+    parts = err.replace("\x1b[A", "").replace("\r", "\n").split("\n")
+    return [part for part in parts if part.strip() and not ("%|" in part or "it/s]" in part)]
+
+
+Call = Callable[..., Run]
+
+
+@pytest.fixture
+def call(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, tiny_folder: Path
+) -> Call:
+    """test-task.py (or, with a mode, test-task-after.py) with the tiny model and the sample data."""
+    monkeypatch.chdir(ROOT)
+    (tmp_path / "rome.yaml").write_text(ROME_YAML)
+
+    def run(*words: object, after: bool = False, given: bool = True) -> Run:
+        name = "test-task-after.py" if after else "test-task.py"
+        common = [
+            "--model",
+            tiny_folder,
+            "--data",
+            SAMPLE,
+            "--limit",
+            3,
+            "--device",
+            "cpu",
+            "--results",
+            tmp_path / "out",
+        ]
+        if after:
+            common += ["--hparams", tmp_path / "rome.yaml"]
+        chosen = [pair for pair in zip(common[::2], common[1::2], strict=True) if pair[0] not in words]
+        arguments = [*words, *(word for pair in chosen for word in pair)] if given else words
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        plugins = cli.Plugins(TASKS, EDITORS, NAMES, regularizer)
+        code = 0
+        try:
+            cli.script((lambda: cli.test_task_after(plugins)) if after else (lambda: cli.test_task(TASKS)))
+        except SystemExit as error:
+            code = int(error.code or 0)
+        out, err = capsys.readouterr()
+        return Run(code, out, lines(err))
+
+    return run
+
+
+def result(folder: Path, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    return found
+
+
+def samples(folder: Path, name: str) -> list[dict[str, Any]]:
+    text = (folder / f"{name}.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.removesuffix("\n").split("\n")]
+
+
+# --- before an edit ------------------------------------------------------------------------------------------------
+
+
+def test_all_eight_tasks(call: Call, tmp_path: Path) -> None:
+    run = call("all")
+    assert (run.code, run.err) == (0, [])
+    for name, task in TASKS.items():
+        folder = tmp_path / "out/tiny-gpt2" / f"test-{name}"
+        found = result(folder, f"result-{name}-before-edit")
+        assert found["headline"] == next(iter(found["metrics"]))
+        for metric in (found["headline"], "trivial", "answered"):
+            measure = found["metrics"][metric]
+            assert 0 <= measure["low"] <= measure["value"] <= measure["high"] <= 1
+        assert ("choice_accuracy" in found["metrics"]) == bool(task.choices)
+        assert found["n"] == 3
+        assert (
+            found["completions"] == len(samples(folder, f"result-{name}-before-edit")) == (12 if name == "NER" else 3)
+        )
+        assert set(found["seconds"]) == {"load", "score"}
+        assert found["settings"]["data"]["kind"] == "custom"
+        assert len(found["settings"]["data"]["sha256"]) == len(found["settings"]["model"]["sha256"]) == 64
+        assert found["environment"]["torch"] == torch.__version__
+        assert sorted(p.name for p in folder.iterdir()) == [f"result-{name}-before-edit.{e}" for e in ("json", "jsonl")]
+        assert f"-> {folder}/result-{name}-before-edit.json\n" in run.out
+        assert f"\n{found['headline']} " in run.out
+
+
+def test_sample_lines_and_the_token_budget(call: Call, tmp_path: Path) -> None:
+    call("NLI")
+    folder = tmp_path / "out/tiny-gpt2/test-NLI"
+    first = samples(folder, "result-NLI-before-edit")
+    wanted = [s for s in TASKS["NLI"].samples(SAMPLE / "task-data/test-NLI.tsv")][:3]
+    assert [(line["id"], line["prompt"]) for line in first] == [(s.id, s.prompt) for s in wanted]
+    assert all(line["choice"] in ("True", "False") for line in first)
+    assert call("NLI", "--batch-tokens", 1, "--overwrite").code == 0
+    assert samples(folder, "result-NLI-before-edit") == first
+
+
+def test_an_existing_result_is_reported_not_redone(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = call("NLI")
+    path = tmp_path / "out/tiny-gpt2/test-NLI/result-NLI-before-edit.json"
+    stamp = path.stat().st_mtime_ns
+    with monkeypatch.context() as patch:
+        patch.setattr(session, "load", lambda *_: pytest.fail("loaded the model"))
+        again = call("NLI")
+    assert again.code == 0
+    assert "already there, made with the same settings" in again.out
+    table = first.out[first.out.index("metric") :]
+    assert again.out.endswith(table)
+    assert path.stat().st_mtime_ns == stamp
+    refused = call("NLI", "--seed", 1)
+    assert refused.code == 2
+    (line,) = refused.err
+    assert line.startswith(f"error: {path} was made with other settings (seed: 0, now 1)")
+    assert path.stat().st_mtime_ns == stamp
+    assert call("NLI", "--seed", 1, "--overwrite").code == 0
+    assert json.loads(path.read_text())["settings"]["seed"] == 1
+
+
+def test_the_default_model(call: Call, tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """gpt2-xl where it is; else the embedded one, made on the spot and said so. Neither has a folder of its own."""
+    cache, common = tmp_path / "cache", ("--data", SAMPLE, "--limit", 2, "--results", tmp_path / "out")
+    monkeypatch.setattr(sources, "CACHE", cache)
+    monkeypatch.setattr(sources, "prepare_embedded", lambda folder: shutil.copytree(tiny_folder, folder))
+    run = call("NLI", *common, given=False)
+    assert run.code == 0
+    (notice,) = run.err
+    assert "gpt2-xl is not in" in notice
+    assert "smollm2-135m" in notice
+    assert result(tmp_path / "out/test-NLI", "result-NLI-before-edit")["settings"]["model"]["name"] == "smollm2-135m"
+    shutil.copytree(tiny_folder, cache / "gpt2-xl")
+    run = call("NLI", *common, "--overwrite", given=False)
+    assert (run.code, run.err) == (0, [])
+    assert result(tmp_path / "out/test-NLI", "result-NLI-before-edit")["settings"]["model"]["name"] == "gpt2-xl"
+    run = call("NLI", *common, "--model", "smollm2-135m", given=False)
+    assert run.code == 0
+    assert (tmp_path / "out/smollm2-135m/test-NLI/result-NLI-before-edit.json").is_file()
+
+
+# --- after edits ---------------------------------------------------------------------------------------------------
+
+
+def test_instance_sequential(call: Call, tmp_path: Path) -> None:
+    run = call("NLI", "Instance-Sequential", "ROME", 200, 204, 1, after=True)
+    assert (run.code, run.err) == (0, [])
+    folder = tmp_path / "out/tiny-gpt2/test-NLI"
+    found = result(folder, "result-NLI-Instance-Sequential-ROME-4")
+    assert [update["edits"] for update in found["updates"]] == [[200], [201], [202], [203]]
+    for update in found["updates"]:
+        (norm,) = update["norms"].values()
+        assert norm > 0
+        assert update["notes"]["layer 1"]["forwards"] == 4
+    zsre = json.loads((SAMPLE / "edited-data/zsre.json").read_text(encoding="utf-8"))
+    assert [edit["target"] for edit in found["edits"]] == [record["alt"] for record in zsre[200:204]]
+    assert set(found["quality"]) == {"before", "own", "after"}
+    assert set(found["quality"]["after"]) >= {"reliability", "generalisation", "locality", "locality_tokens"}
+    assert found["settings"]["edit"]["range"] == [200, 204, 1]
+    assert found["settings"]["edit"]["hparams"]["v_lr"] == 0.5
+    assert set(found["seconds"]) == {"load", "prepare", "probe before", "edit", "probe after", "score"}
+    assert len(samples(folder, "result-NLI-Instance-Sequential-ROME-4")) == 3
+    assert "edit quality: 4 edits in 4 updates" in run.out
+    again = call("NLI", "Instance-Sequential", "ROME", 200, 204, 1, after=True)
+    assert "already there, made with the same settings" in again.out
+    other = call("NLI", "Instance-Sequential", "ROME", 200, 208, 2, after=True)  # 4 edits too
+    assert other.code == 2
+    assert "edit.range: [200, 204, 1], now [200, 208, 2]" in other.err[0]
+
+
+def test_all_tasks_after_one_round_of_editing(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, deltas = [], EDITORS["ROME"].deltas
+    monkeypatch.setattr(EDITORS["ROME"], "deltas", lambda self, edits: made.append(edits) or deltas(self, edits))
+    assert call("all", "Instance-Sequential", "ROME", 0, 2, 1, "--limit", 1, after=True).code == 0
+    assert len(made) == 2
+    for name in TASKS:
+        path = tmp_path / f"out/tiny-gpt2/test-{name}/result-{name}-Instance-Sequential-ROME-2.json"
+        assert path.is_file()
+
+
+def test_a_regulariser_is_in_the_name(call: Call, tmp_path: Path) -> None:
+    norms = {}
+    flags_of: dict[str, tuple[object, ...]] = {
+        "ROME": (),
+        "ROME-RECT40": ("--regularizer", "rect"),
+        "ROME-PCA12.5": ("--regularizer", "pca", "--keep", 0.125),
+    }
+    for name, flags in flags_of.items():
+        assert call("NLI", "Instance-Sequential", "ROME", 0, 1, 1, *flags, after=True).code == 0
+        found = result(tmp_path / "out/tiny-gpt2/test-NLI", f"result-NLI-Instance-Sequential-{name}-1")
+        (norms[name],) = found["updates"][0]["norms"].values()
+    assert 0 < norms["ROME-RECT40"] < norms["ROME"]
+    assert norms["ROME-PCA12.5"] == pytest.approx(norms["ROME"], rel=1e-4)  # a rank-one update stays as it is
+
+
+def test_batches(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "corpus.txt").write_text("\n\n".join(f"The number {i} is a word." for i in range(40)))
+    more = f"mom2_update_weight: 10\nmom2_dataset: {tmp_path}/corpus.txt\nmom2_n_samples: 40\n"
+    more += f"stats_dir: {tmp_path}/stats\n"
+    yaml = ROME_YAML.replace("mom2_adjustment: false", "mom2_adjustment: true") + more
+    (tmp_path / "memit.yaml").write_text(yaml)
+    flags = ("--hparams", tmp_path / "memit.yaml")
+    assert call("NLI", "Batch-Sequential", "MEMIT", 0, 5, 1, 2, *flags, after=True).code == 0
+    assert call("NLI", "Batch-Single", "MEMIT", 0, 5, 2, *flags, after=True).code == 0
+    folder = tmp_path / "out/tiny-gpt2/test-NLI"
+    found = result(folder, "result-NLI-Batch-Sequential-MEMIT-2*3")
+    assert [update["edits"] for update in found["updates"]] == [[0, 1], [2, 3], [4]]
+    found = result(folder, "result-NLI-Batch-Single-MEMIT-3")
+    assert [update["edits"] for update in found["updates"]] == [[0, 2, 4]]
+
+
+def test_the_saved_model_is_the_edited_one(
+    call: Call, tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, save, ids = [], cli.save, torch.arange(40).view(2, 20)
+
+    def spy(lm: Any, folder: Path) -> None:
+        seen.append(lm.model(ids).logits)
+        save(lm, folder)
+
+    monkeypatch.setattr(cli, "save", spy)
+    run = call("NLI", "Instance-Sequential", "ROME", 0, 2, 1, "--save-model", tmp_path / "edited", after=True)
+    assert (run.code, run.err) == (0, [])
+    reloaded = AutoModelForCausalLM.from_pretrained(tmp_path / "edited")
+    assert torch.equal(reloaded(ids).logits, seen[0])
+    original = AutoModelForCausalLM.from_pretrained(tiny_folder)
+    assert not torch.allclose(original(ids).logits, seen[0], atol=1e-3)
+    changed = [n for n, p in original.named_parameters() if not torch.equal(p, reloaded.get_parameter(n))]
+    assert changed == ["transformer.h.1.mlp.c_proj.weight"]
+    tokenizers = [AutoTokenizer.from_pretrained(folder) for folder in (tiny_folder, tmp_path / "edited")]
+    assert tokenizers[0]("Anna Bell is")["input_ids"] == tokenizers[1]("Anna Bell is")["input_ids"]
+    assert f"edited model -> {tmp_path / 'edited'}" in run.out
+    assert call("NLI", "--model", tmp_path / "edited").code == 0  # and our own scripts take it
+    # An existing result does not keep the model from being saved; an existing folder is refused before any work.
+    assert call("NLI", "Instance-Sequential", "ROME", 0, 2, 1, "--save-model", tmp_path / "more", after=True).code == 0
+    assert (tmp_path / "more/model.safetensors").read_bytes() == (tmp_path / "edited/model.safetensors").read_bytes()
+    monkeypatch.setattr(session, "load", lambda *_: pytest.fail("loaded the model"))
+    refused = call("NLI", "Instance-Sequential", "ROME", 0, 3, 1, "--save-model", tmp_path / "edited", after=True)
+    assert (refused.code, refused.err) == (
+        2,
+        [f"error: {tmp_path / 'edited'} exists already; name a new folder or move it away"],
+    )
+
+
+# --- what is refused -----------------------------------------------------------------------------------------------
+
+ROME = ("Instance-Sequential", "ROME")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("ner",), r"unknown task 'ner': did you mean 'NER'\?; known: .*"),
+        (("xyzzy",), r"unknown task 'xyzzy'; known: .*"),
+        (("NLI", "--model", "../main"), r"no model '../main': neither .*"),
+        ((), r"the following arguments are required: TASK; .*--help.*"),
+        (("NLI", "extra"), r"unrecognized arguments: extra; .*"),
+        (("NLI", "--limit", "0"), r"argument --limit: expected 1 or more, got 0; .*"),
+        (("NLI", "--limit", "x"), r"argument --limit: invalid positive value: 'x'; .*"),
+        (("NLI", "--dtype", "float8"), r"argument --dtype: invalid choice: 'float8' .*"),
+        (("NLI", "--model", "gpt5"), r"no model 'gpt5': neither .*"),
+        (("NLI", "--data", "/nowhere"), r"/nowhere/task-data/test-NLI.tsv: no such file; --data names .*"),
+        (("NLI", "--device", "toaster"), r"cannot load the model at .* onto toaster: .*"),
+        (
+            ("NLI", "--results", "README.md/x"),
+            r"cannot write results to README.md/x.*: Not a directory; --results .*",
+        ),
+    ],
+)
+def test_bad_words(call: Call, words: tuple[str, ...], message: str) -> None:
+    refused(call(*words), message)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("NLJ", *ROME, 0, 1, 1), r"unknown task 'NLJ': did you mean 'NLI'\?.*"),
+        (("NLI", "Instance", "ROME", 0, 1, 1), r"unknown mode 'Instance': did you mean 'Instance-Sequential'\?.*"),
+        (("NLI", "Instance-Sequential", "rom", 0, 1, 1), r"unknown method 'rom': did you mean 'ROME'\?; known: .*"),
+        (
+            ("NLI", "Batch-Single", "ROME", 0, 1, 1),
+            r"ROME does not run in mode Batch-Single; its modes: Instance-.*",
+        ),
+        (("NLI", *ROME[:1], "MEMIT", 0, 1, 1), r"MEMIT does not run in mode .*; its modes: Batch-Single, Batch-Seq.*"),
+        (("NLI", "Batch-Sequential", "MEMIT", 0, 4, 1), r"Batch-Sequential needs a BATCH_SIZE"),
+        (("NLI", *ROME, 0, 4, 1, 2), r"Instance-Sequential takes no BATCH_SIZE"),
+        (("NLI", "Batch-Sequential", "MEMIT", 0, 4, 1, 0), r"argument BATCH_SIZE: expected 1 or more, got 0.*"),
+        (("NLI", *ROME, 4, 0, 1), r"swapped or empty range: SAMPLE_BEGIN 4 is not below SAMPLE_END 0 .*"),
+        (("NLI", *ROME, 4, 4, 1), r"swapped or empty range.*"),
+        (("NLI", *ROME, 0, 4, 0), r"SAMPLE_STEP: expected 1 or more, got 0"),
+        (("NLI", *ROME, -4, 4, 1), r"SAMPLE_BEGIN: expected 0 or more, got -4"),
+        (("NLI", *ROME, 0, 100000, 1), r".*zsre.json: has \d+ records, SAMPLE_END can be \d+ at most, got 100000"),
+        (("NLI", *ROME, 0, "four", 1), r"argument SAMPLE_END: invalid int value: 'four'.*"),
+        (("NLI", *ROME, 0, 4), r"the following arguments are required: SAMPLE_STEP.*"),
+        (("NLI", *ROME, 0, 1, 1, "--regularizer", "rekt"), r"unknown regularizer 'rekt': did you mean 'rect'\?.*"),
+        (("NLI", *ROME, 0, 1, 1, "--keep", "1.5"), r"argument --keep: expected a share in \(0, 1\], got 1.5.*"),
+        (("NLI", *ROME, 0, 1, 1, "--keep", "nan"), r"argument --keep: expected a share in \(0, 1\], got nan.*"),
+        (("NLI", *ROME, 0, 1, 1, "--hparams", "no.yaml"), r"no.yaml: cannot read the settings: No such file .*"),
+        (
+            ("NLI", *ROME, 0, 1, 1, "--hparams", "hparams/ROME/gpt2-xl.yaml"),
+            r"layers \[17\] .*'tiny-gpt2' has layers.*",
+        ),
+    ],
+)
+def test_bad_edits(call: Call, words: tuple[object, ...], message: str) -> None:
+    refused(call(*words, after=True), message)
+
+
+def refused(run: Run, message: str) -> None:
+    import re
+
+    assert run.code == 2
+    (line,) = run.err
+    assert re.fullmatch(f"error: {message}", line), line
+    assert run.out == ""
+
+
+def change(path: Path, edit: Callable[[Any], Any]) -> None:
+    path.write_text(json.dumps(edit(json.loads(path.read_text(encoding="utf-8")))), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (lambda f: (f / "config.json").unlink(), r"no model '.*': neither .*"),
+        (lambda f: (f / "config.json").write_text("{"), r"cannot read the model at .*: .*not a valid JSON file.*"),
+        (lambda f: change(f / "config.json", lambda c: {**c, "n_layer": "four"}), r"cannot read the model at .*"),
+        (
+            lambda f: change(f / "config.json", lambda c: {**c, "model_type": "opt"}),
+            r"model '.*' is of family 'opt'.*",
+        ),
+        (
+            lambda f: change(f / "config.json", lambda c: {**c, "n_layer": 5}),
+            r"the model at .* does not fit its config.*",
+        ),
+        (
+            lambda f: change(f / "config.json", lambda c: {**c, "n_embd": 64}),
+            r"the model at .* does not fit its config.*",
+        ),
+        (lambda f: (f / "model.safetensors").unlink(), r"cannot load the model at .*"),
+        (lambda f: (f / "model.safetensors").write_bytes(b"cut off"), r"cannot load the model at .*"),
+        (lambda f: os.truncate(f / "model.safetensors", 5000), r"cannot load the model at .*"),
+        (lambda f: [p.unlink() for p in f.glob("token*")], r"the model at .* has no tokenizer: .*"),
+        (lambda f: (f / "tokenizer.json").write_text("{}"), r"cannot load the model at .*"),
+    ],
+    ids=[
+        "none",
+        "json",
+        "config",
+        "family",
+        "layers",
+        "width",
+        "weights",
+        "garbage",
+        "cut",
+        "no tokenizer",
+        "tokenizer",
+    ],
+)
+def test_bad_models(call: Call, tmp_path: Path, tiny_folder: Path, break_it: Any, message: str) -> None:
+    folder = tmp_path / "broken"
+    shutil.copytree(tiny_folder, folder)
+    break_it(folder)
+    refused(call("NLI", "--model", folder), message)
+
+
+@pytest.fixture
+def own_data(tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    for name in ("task-data/test-NLI.tsv", "edited-data/zsre.json"):
+        (folder / name).parent.mkdir(parents=True)
+        shutil.copy(SAMPLE / name, folder / name)
+    return folder
+
+
+def test_bad_task_data(call: Call, own_data: Path) -> None:
+    path = own_data / "task-data/test-NLI.tsv"
+    path.write_text("index\tsentence1\tsentence2\tlabel\n0\ta\tb\tentailment\n1\ta\tb\tmaybe\n")
+    refused(call("NLI", "--data", own_data), rf"{path}:3: expected a label among .*, got 'maybe'")
+    path.write_text("index\tsentence1\tsentence2\tlabel\n0\ta\n")
+    refused(call("NLI", "--data", own_data), rf"{path}:2: expected 4 tab-separated columns, got 2")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("subject", "Somebody Else", r".*zsre.json: record 1: expected the subject 'Somebody Else' in 'src' .*"),
+        ("alt", " ", r".*zsre.json: record 1: expected a new answer in 'alt', it is empty"),
+        ("src", None, r".*zsre.json: record 1: expected a string in 'src', got None"),
+    ],
+)
+def test_bad_edit_data(call: Call, own_data: Path, key: str, value: Any, message: str) -> None:
+    change(own_data / "edited-data/zsre.json", lambda records: [records[0], {**records[1], key: value}])
+    refused(call("NLI", *ROME, 0, 2, 1, "--data", own_data, after=True), message)
+    (own_data / "edited-data/zsre.json").write_text('[\n{"a": 1},\n{')
+    refused(call("NLI", *ROME, 0, 2, 1, "--data", own_data, after=True), r".*zsre.json:3: expected JSON .*")
+
+
+def test_an_over_long_edit(call: Call, own_data: Path) -> None:
+    def lengthen(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [records[0], {**records[1], "src": "word " * 150 + records[1]["src"]}]
+
+    change(own_data / "edited-data/zsre.json", lengthen)
+    run = call("NLI", *ROME, 0, 2, 1, "--data", own_data, after=True)
+    refused(run, r"edit 1: \d+ tokens long with its template and target, but 'tiny-gpt2' takes 128")
+
+
+def test_an_over_long_task_prompt_is_cut_and_counted(call: Call, own_data: Path, tmp_path: Path) -> None:
+    long = "word " * 300
+    text = f"index\tsentence1\tsentence2\tlabel\n0\t{long}\tb\tentailment\n1\ta\tb\tnot_entailment\n"
+    (own_data / "task-data/test-NLI.tsv").write_text(text)
+    assert call("NLI", "--data", own_data).code == 0
+    folder = tmp_path / "out/tiny-gpt2/test-NLI"
+    assert result(folder, "result-NLI-before-edit")["truncated"] == 1
+    assert [line["truncated"] for line in samples(folder, "result-NLI-before-edit")] == [True, False]
+
+
+def test_no_room_for_results(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Known before the model is loaded where it can be; and a result that cannot be kept leaves no half of it."""
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tempfile.TemporaryFile", full)
+        patch.setattr(session, "load", lambda *_: pytest.fail("loaded the model"))
+        refused(call("NLI"), r"cannot write results to .*: No space left on device; --results DIR names another place")
+    monkeypatch.setattr(os, "replace", full)
+    run = call("NLI")
+    assert run.code == 2
+    assert run.err == [
+        f"error: cannot write {tmp_path}/out/tiny-gpt2/test-NLI/result-NLI-before-edit: No space left on device; "
+        "--results DIR names another place"
+    ]
+    assert list((tmp_path / "out/tiny-gpt2/test-NLI").iterdir()) == []
+
+
+def test_one_prompt_alone_may_be_too_much(call: Call, monkeypatch: pytest.MonkeyPatch, tiny_folder: Path) -> None:
+    lm = tiny("gpt2")
+
+    def out_of_memory(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("as if")
+
+    monkeypatch.setattr(lm.model, "forward", out_of_memory)
+    monkeypatch.setattr(session, "load", lambda *_: lm)
+    refused(call("NLI"), r"NLI: one prompt alone does not fit in memory; try --dtype bfloat16")
+
+
+def test_other_exceptions_are_bugs(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TASKS["NLI"].__class__, "score", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        call("NLI")
+
+
+def test_half_precision(call: Call, tmp_path: Path) -> None:
+    run = call("NLI", *ROME, 0, 1, 1, "--dtype", "bfloat16", "--save-model", tmp_path / "edited", after=True)
+    assert run.code == 0
+    assert model.load(tmp_path / "edited", "edited", "cpu", "bfloat16").model.dtype == torch.bfloat16
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "edited", dtype="auto").dtype == torch.bfloat16
+
+
+# --- as commands ---------------------------------------------------------------------------------------------------
+
+
+def command(*words: object) -> Run:
+    """One of the real scripts."""
+    arguments = [sys.executable, *map(str, words)]
+    run = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+    return Run(run.returncode, run.stdout, lines(run.stderr))
+
+
+def test_commands_that_are_refused() -> None:
+    refused(command("test-task.py", "NERR"), r"unknown task 'NERR': did you mean 'NER'\?; known: .*")
+    refused(command("test-task-after.py", "NER", "Batch-Single", "ROME", 0, 1, 1), r"ROME does not run in mode .*")
+
+
+def test_commands_from_end_to_end(tmp_path: Path, tiny_folder: Path) -> None:
+    (tmp_path / "rome.yaml").write_text(ROME_YAML)
+    common = ("--model", tiny_folder, "--limit", 2, "--results", tmp_path / "out", "--device", "cpu")
+    run = command(
+        "test-task-after.py", "NER", *ROME, 200, 204, 1, "--hparams", tmp_path / "rome.yaml", "--data", SAMPLE, *common
+    )
+    assert (run.code, run.err) == (0, [])
+    folder = tmp_path / "out/tiny-gpt2/test-NER"
+    found = result(folder, "result-NER-Instance-Sequential-ROME-4")
+    assert (found["n"], found["completions"], found["headline"]) == (2, 8, "f1")
+    assert len(found["updates"]) == 4
+    assert len(samples(folder, "result-NER-Instance-Sequential-ROME-4")) == 8
+    paths = [f"-> {folder}/result-NER-Instance-Sequential-ROME-4.{ending}" for ending in ("json", "jsonl")]
+    assert run.out.splitlines()[-2:] == paths

@@ -1,0 +1,226 @@
+"""core.generate: batching changes no answer, prompts are cut on the left, greedy is greedy, memory may run out."""
+
+from typing import Any
+
+import pytest
+import torch
+from conftest import FAMILIES, tiny
+
+from core import generate
+from core.generate import complete, fit, greedy, in_batches, sample
+from core.model import LM
+from core.tokens import Row, continuation, encode
+from core.types import Completion
+
+PROMPTS = [
+    "The capital of France is",
+    "a",
+    "Please identify Person Entity from the given text. Text: Ada wrote to Tom Hill in Paris. Entity:",
+    "Is it so? answer:",
+    "Q: what is 2 + 2? A:",
+    "Anna Bell works as a painter of words, and she is known for the first one of her books, which is",
+    "London",
+    "for each snippet of text, label it. text: it 's a charming and often affecting journey. answer:",
+]
+
+
+def by_hand(lm: LM, prompt: str, new_tokens: int) -> Row:
+    """Greedy decoding with nothing clever: the whole row through the whole model for every token."""
+    row = encode(lm, prompt)
+    new: Row = []
+    for _ in range(new_tokens):
+        with torch.no_grad():
+            token = int(lm.model(torch.tensor([row + new]), use_cache=False).logits[0, -1].argmax())
+        if token == lm.model.generation_config.eos_token_id:
+            break
+        new.append(token)
+    return new
+
+
+# --- batches -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("new_tokens", [1, 12])
+@pytest.mark.parametrize("choices", [(), ("yes", "no")])
+def test_a_batch_of_8_equals_8_of_1(lm: LM, new_tokens: int, choices: tuple[str, ...]) -> None:
+    together = complete(lm, PROMPTS, new_tokens, choices)
+    alone = [complete(lm, [prompt], new_tokens, choices)[0] for prompt in PROMPTS]
+    assert together == alone
+    assert len({completion.text for completion in together}) > 4  # the model does not say the same to everything
+
+
+@pytest.mark.parametrize("new_tokens", [1, 12])
+@pytest.mark.parametrize("batch_tokens", [1, 40, 75, 200])
+def test_the_token_budget_changes_nothing(lm: LM, new_tokens: int, batch_tokens: int) -> None:
+    assert complete(lm, PROMPTS, new_tokens, ("a", "b"), batch_tokens) == complete(lm, PROMPTS, new_tokens, ("a", "b"))
+
+
+def test_completions_are_greedy(lm: LM) -> None:
+    for new_tokens in (1, 6):
+        wanted = [lm.tokenizer.decode(by_hand(lm, p, new_tokens), skip_special_tokens=True) for p in PROMPTS]
+        assert [completion.text for completion in complete(lm, PROMPTS, new_tokens)] == wanted
+
+
+def test_the_models_own_generation_settings_play_no_part(lm: LM) -> None:
+    plain = complete(lm, PROMPTS, 12)
+    lm.model.generation_config.update(repetition_penalty=5.0, no_repeat_ngram_size=1, temperature=0.1, min_length=99)
+    own = lm.model.generation_config
+    assert complete(lm, PROMPTS, 12) == plain
+    assert lm.model.generation_config is own
+
+
+def test_an_end_of_sequence_ends_a_completion() -> None:
+    lm = tiny("gpt2")
+    row = encode(lm, PROMPTS[0])
+    said = greedy(lm, [row], 6)[0]
+    assert len(said) == 6
+    for ends in (said[3], [lm.model.config.vocab_size - 1, said[3]]):
+        lm.model.generation_config.eos_token_id = ends
+        cut = said[: said.index(said[3])]
+        assert greedy(lm, [row, encode(lm, PROMPTS[1])], 6)[0] == cut
+        assert complete(lm, PROMPTS[:1], 6)[0].text == lm.tokenizer.decode(cut)
+    assert greedy(lm, [row], 6, past_end=True)[0] == said
+
+
+def test_special_tokens_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = tiny("llama")
+    monkeypatch.setattr(generate, "_next_token", lambda lm, rows, words: [(lm.tokenizer.eos_token_id, 0)] * len(rows))
+    assert complete(lm, ["a"], 1) == [Completion("", None, False)]
+
+
+def test_nothing_to_complete() -> None:
+    assert complete(tiny("gpt2"), [], 5) == complete(tiny("gpt2"), [], 1, ("a", "b")) == []
+
+
+# --- label words ---------------------------------------------------------------------------------------------------
+
+
+def test_the_choice_is_the_likeliest_label_word_behind_a_blank(lm: LM) -> None:
+    words = ("yes", "no", "the", "Program")
+    first = [continuation(lm, f" {word}")[0] for word in words]
+    for prompt, completion in zip(PROMPTS, complete(lm, PROMPTS, 3, words), strict=True):
+        with torch.no_grad():
+            logits = lm.model(torch.tensor([encode(lm, prompt)])).logits[0, -1]
+        assert completion.choice == words[int(logits[first].argmax())]
+        assert completion.text == complete(lm, [prompt], 3)[0].text
+
+
+def test_label_words_must_differ_in_their_first_token(lm: LM) -> None:
+    with pytest.raises(AssertionError, match="same token"):
+        complete(lm, ["a"], 1, ("yes", "yes"))
+
+
+def test_one_token_takes_one_forward_pass_with_logits_at_one_position(lm: LM, monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes, forward = [], lm.model.forward
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        out = forward(*args, **kwargs)
+        shapes.append(tuple(out.logits.shape[:2]))
+        return out
+
+    monkeypatch.setattr(lm.model, "forward", counted)
+    monkeypatch.setattr(lm.model, "generate", lambda *_, **__: pytest.fail("generate was called"))
+    complete(lm, PROMPTS, 1, ("yes", "no"))
+    assert shapes == [(8, 1)]
+
+
+# --- truncation ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_over_long_prompt_loses_tokens_on_its_left(family: str) -> None:
+    lm = tiny(family)
+    long = " ".join(f"word{i}" for i in range(100)) + " The capital of France is"
+    row = encode(lm, long)
+    kept, cut = fit(lm, row, 10)
+    assert cut
+    assert len(row) > len(kept) == lm.context - 10 == 118
+    assert kept[-100:] == row[-100:]
+    if family == "llama":  # BOS stays
+        assert kept == [lm.tokenizer.bos_token_id, *row[-117:]]
+    else:
+        assert kept == row[-118:]
+    found = complete(lm, ["a", long, "London"], 10)
+    assert [completion.truncated for completion in found] == [False, True, False]
+    assert found[1].text == lm.tokenizer.batch_decode(greedy(lm, [kept], 10), skip_special_tokens=True)[0]
+
+
+def test_a_prompt_that_just_fits() -> None:
+    lm = tiny("gpt2")
+    assert fit(lm, [5] * 118, 10) == ([5] * 118, False)
+    assert fit(lm, [4] + [5] * 118, 10) == ([5] * 118, True)
+
+
+# --- memory --------------------------------------------------------------------------------------------------------
+
+
+def test_out_of_memory_halves_the_budget_and_retries(lm: LM, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted, sizes, forward = complete(lm, PROMPTS, 1), [], lm.model.forward
+
+    def small(ids: torch.Tensor, **kwargs: Any) -> Any:
+        sizes.append(len(ids))
+        if len(ids) > 3:
+            raise torch.OutOfMemoryError("as if")
+        return forward(ids, **kwargs)
+
+    monkeypatch.setattr(lm.model, "forward", small)
+    assert complete(lm, PROMPTS, 1) == wanted
+    assert sizes[:3] == [8, 4, 2]
+
+
+def test_out_of_memory_in_generate(lm: LM, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted, forward = complete(lm, PROMPTS, 5), lm.model.forward
+
+    def small(*args: Any, **kwargs: Any) -> Any:
+        if len(kwargs["input_ids"]) > 1:
+            raise torch.OutOfMemoryError("as if")
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(lm.model, "forward", small)
+    assert complete(lm, PROMPTS, 5) == wanted
+
+
+def test_one_row_that_does_not_fit_is_an_error(lm: LM, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("as if")
+
+    monkeypatch.setattr(lm.model, "forward", never)
+    with pytest.raises(torch.OutOfMemoryError):
+        complete(lm, PROMPTS, 1)
+
+
+def test_batches_are_sorted_and_within_the_budget() -> None:
+    lm, batches = tiny("gpt2"), []
+    rows = [[0] * n for n in (3, 9, 1, 5, 5, 2, 20)]
+
+    def work(batch: list[Row]) -> list[int]:
+        batches.append([len(row) for row in batch])
+        return [10 * len(row) for row in batch]
+
+    assert in_batches(rows, work, lm, len, 12) == [30, 90, 10, 50, 50, 20, 200]
+    assert batches == [[20], [9], [5, 5], [3, 2, 1]]
+
+
+# --- sampling ------------------------------------------------------------------------------------------------------
+
+
+def test_sampling_follows_the_seed_and_the_distribution(lm: LM) -> None:
+    row = encode(lm, PROMPTS[0])
+
+    def draw(seed: int, rows: list[Row], n: int = 8, top_k: int | None = None) -> list[Row]:
+        ids: list[Row] = sample(lm, rows, n, torch.Generator().manual_seed(seed), top_k).tolist()
+        return ids
+
+    assert draw(1, [row] * 3) == draw(1, [row] * 3) != draw(2, [row] * 3)
+    assert draw(1, [row], top_k=1)[0] == greedy(lm, [row], 8, past_end=True)[0]
+    assert [new[0] for new in draw(3, [row, row[:2]], 1, top_k=1)] == [
+        greedy(lm, [r], 1, past_end=True)[0][0] for r in (row, row[:2])
+    ]
+    with torch.no_grad():
+        chances = lm.model(torch.tensor([row])).logits[0, -1].softmax(-1)
+    drawn = torch.bincount(torch.tensor(draw(4, [row] * 2000, 1)).flatten(), minlength=len(chances)) / 2000
+    assert (drawn - chances).abs().max() < 0.05
+    assert set(draw(5, [row] * 300, 1, top_k=5)[0]) <= set(chances.topk(5).indices.tolist())
+    seen = {new[0] for new in draw(5, [row] * 300, 1, top_k=5)}
+    assert seen <= set(chances.topk(5).indices.tolist())
+    assert len(seen) > 1

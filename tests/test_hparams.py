@@ -1,0 +1,163 @@
+"""core.hparams: strict about keys and types, at ease with the released files; and every file of the repository."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import yaml
+from conftest import ROOT
+
+from core.errors import UserError
+from core.hparams import load
+from core.registry import discover
+
+EDITORS = discover("editors", "EDITOR")
+FILES = [(editor, path) for editor in EDITORS.values() for path in sorted(ROOT.glob(f"hparams/{editor.name}/*.yaml"))]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    layers: tuple[int, ...]
+    rate: float
+    steps: int = 3
+    active: bool = False
+    word: str = "w"
+    kind: Literal["a", "b"] = "a"
+    pairs: tuple[tuple[int, int], ...] = ()
+    names: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.steps > 100:
+            raise ValueError("steps: expected 100 at most")
+
+
+def read(tmp_path: Path, text: str) -> Settings:
+    path = tmp_path / "s.yaml"
+    path.write_text(text)
+    return load(Settings, path)
+
+
+def test_values_and_defaults(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = "layers: [3, 4]\nrate: 0.5\nkind: b\npairs: [[5, 10], [10, 10]]\nnames: ['{}', x]\nactive: true\nsteps: 7"
+    assert read(tmp_path, text) == Settings(
+        layers=(3, 4), rate=0.5, kind="b", pairs=((5, 10), (10, 10)), names=("{}", "x"), active=True, steps=7
+    )
+    assert read(tmp_path, "layers: []\nrate: 1\nnames: null") == Settings(layers=(), rate=1.0)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("text", "value"), [("5e-1", 0.5), ("1e-3", 1e-3), ("4", 4.0), ("-2.5", -2.5), ("'0.1'", 0.1)])
+def test_numbers_as_the_released_files_write_them(tmp_path: Path, text: str, value: float) -> None:
+    found = read(tmp_path, f"layers: [1]\nrate: {text}").rate
+    assert found == value
+    assert type(found) is float
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("layers: [1]", "the key 'rate' is missing"),
+        ("layers: [1]\nrate: 1\nstesp: 3", "unknown key 'stesp': did you mean 'steps'?"),
+        ("layers: [1]\nrate: 1\nzzzzzzzzz: 3", "unknown key 'zzzzzzzzz'$"),
+        ("layers: [1]\nrate: 1\n7: 3", "unknown key '7'"),
+        ("layers: 1\nrate: 1", "layers: expected a list.* found 1$"),
+        ("layers: [a]\nrate: 1", "layers: expected int, found 'a'"),
+        ("layers: [1.0]\nrate: 1", r"layers: expected int, found 1\.0"),
+        ("layers: [true]\nrate: 1", "layers: expected int, found True"),
+        ("layers: [1]\nrate: fast", "rate: expected float, found 'fast'"),
+        ("layers: [1]\nrate: true", "rate: expected float, found True"),
+        ("layers: [1]\nrate:", "rate: expected float, found None"),
+        ("layers: [1]\nrate: 1\nsteps: '3'", "steps: expected int, found '3'"),
+        ("layers: [1]\nrate: 1\nactive: 1", "active: expected bool, found 1"),
+        ("layers: [1]\nrate: 1\nword: 1", "word: expected str, found 1"),
+        ("layers: [1]\nrate: 1\nkind: c", "kind: expected one of a, b, found 'c'"),
+        ("layers: [1]\nrate: 1\npairs: [[1, 2, 3]]", "pairs: expected a list"),
+        ("layers: [1]\nrate: 1\nsteps: 101", "s.yaml: steps: expected 100 at most"),
+        ("- 1", "expected `key: value` lines"),
+        ("", "expected `key: value` lines"),
+        ("layers: [1]\nrate: [", "not a YAML file: .* line 2, column 8"),
+        ("a: 2020-13-45", "not a YAML file"),
+    ],
+)
+def test_what_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        read(tmp_path, text)
+    assert str(error.value).startswith(f"{tmp_path / 's.yaml'}: ")
+    assert "\n" not in str(error.value)
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"cannot read the settings: No such file .*--hparams FILE"):
+        load(Settings, tmp_path / "none.yaml")
+    with pytest.raises(UserError, match="cannot read the settings"):
+        load(Settings, tmp_path)
+    (tmp_path / "latin.yaml").write_bytes("word: é".encode("latin-1"))
+    with pytest.raises(UserError, match="not a YAML file"):
+        load(Settings, tmp_path / "latin.yaml")
+
+
+def test_keys_of_the_released_files_are_read_past_with_one_notice(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All keys of the released gpt2-xl files that this project takes from the model or the command line."""
+    released = """
+    alg_name: "ROME"
+    model_name: "./hugging_cache/gpt2-xl"
+    model_class: GPT2LMHeadModel
+    tokenizer_class: GPT2Tokenizer
+    tokenizer_name: "./hugging_cache/gpt2-xl"
+    device: 0
+    model_parallel: false
+    layer_selection: "all"
+    max_length: 40
+    results_dir: "./results"
+    rewrite_module_tmp: "transformer.h.{}.mlp.c_proj"
+    layer_module_tmp: "transformer.h.{}"
+    mlp_module_tmp: "transformer.h.{}.mlp"
+    attn_module_tmp: "transformer.h.{}.attn"
+    ln_f_module: "transformer.ln_f"
+    lm_head_module: "transformer.wte"
+    layers: [17]
+    rate: 5e-1
+    """
+    assert read(tmp_path, released.replace("\n    ", "\n")) == Settings(layers=(17,), rate=0.5)
+    (notice,) = capsys.readouterr().err.splitlines()
+    assert "taken from the model or the command line" in notice
+    for key in ("alg_name", "device", "rewrite_module_tmp", "ln_f_module", "model_parallel", "max_length"):
+        assert key in notice
+    assert "layers" not in notice.split(":")[-1].replace("layer_", "")
+
+
+# --- the files of the repository -----------------------------------------------------------------------------------
+
+
+def test_the_released_models_have_settings_for_every_method() -> None:
+    assert EDITORS
+    names = {"gpt2-xl", "gpt-j-6B", "llama-7b", "llama2-7b", "llama2-13b", "smollm2-135m"}
+    for name in EDITORS:
+        assert {path.stem for editor, path in FILES if editor.name == name} >= names, name
+
+
+@pytest.mark.parametrize(("editor", "path"), FILES, ids=[f"{e.name}-{p.stem}" for e, p in FILES])
+def test_every_file_loads_without_a_notice(editor: Any, path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    hp = load(editor.hparams, path)
+    assert capsys.readouterr().err == ""
+    assert set(yaml.safe_load(path.read_text())) <= {field.name for field in dataclasses.fields(hp)}
+
+
+ROME = {
+    "gpt2-xl": ((17,), 20, 0.5, 47, 0.5),
+    "gpt-j-6B": ((5,), 20, 0.5, 27, 0.5),
+    "llama-7b": ((5,), 20, 0.1, 31, 1e-3),
+    "llama2-7b": ((5,), 25, 0.5, 31, 1e-3),
+}
+
+
+@pytest.mark.parametrize("model", ROME)
+def test_rome_has_the_released_values(model: str) -> None:
+    hp = load(EDITORS["ROME"].hparams, ROOT / f"hparams/ROME/{model}.yaml")
+    assert (hp.layers, hp.v_num_grad_steps, hp.v_lr, hp.v_loss_layer, hp.v_weight_decay) == ROME[model]
+    assert (hp.clamp_norm_factor, hp.kl_factor, hp.mom2_adjustment, hp.key) == (4, 0.0625, False, "prompt")
+    assert hp.context_template_length_params == ((5, 10), (10, 10))
+    assert (hp.mom2_dataset, hp.mom2_n_samples) == ("wikipedia", 100000)

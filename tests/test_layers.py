@@ -1,0 +1,104 @@
+"""The layers of the project, read off the source: who may import whom, and that no module is without a test."""
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+PACKAGES = ("core", "editors", "tasks")
+MODULES = {package: sorted((ROOT / package).glob("*.py")) for package in PACKAGES}
+
+
+def imported(path: Path) -> set[str]:
+    """Full names of all modules a file imports, wherever in it: `from a import b` counts as a and as a.b."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            names |= {node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def tops(path: Path) -> set[str]:
+    return {name.split(".")[0] for name in imported(path)}
+
+
+FORBIDDEN = {
+    "core": {"editors", "tasks", "tests", "benchmarks"},
+    "editors": {"tasks", "tests", "benchmarks"},
+    "tasks": {"editors", "tests", "benchmarks", "torch", "transformers"},
+}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_layers(package: str) -> None:
+    assert MODULES[package]
+    for path in MODULES[package]:
+        assert not tops(path) & FORBIDDEN[package], path
+
+
+def test_a_plug_in_imports_no_other_plug_in() -> None:
+    """Editors share helpers (leading underscore), tasks too; none of them another plug-in."""
+    for package in ("editors", "tasks"):
+        plugins = {f"{package}.{p.stem}" for p in MODULES[package] if p.stem[0] != "_" and p.stem != "regularizers"}
+        for path in MODULES[package]:
+            assert not imported(path) & plugins, path
+
+
+def test_types_and_errors_import_nothing_of_ours() -> None:
+    for name in ("types", "errors"):
+        assert not tops(ROOT / f"core/{name}.py") & set(PACKAGES)
+
+
+def test_tasks_import_no_model() -> None:
+    """A task is data: of core it sees what knows no torch model either."""
+    for path in MODULES["tasks"]:
+        ours = {name for name in imported(path) if name.startswith("core.")}
+        assert all(name.split(".")[1] in {"data", "errors", "metrics", "types"} for name in ours), path
+
+
+def test_every_module_has_a_test() -> None:
+    """Plug-ins are tried through the registry, helpers through plug-ins; the rest is imported by name in some test."""
+    tested = set().union(*(imported(path) for path in (ROOT / "tests").glob("test_*.py")))
+    for package in PACKAGES:
+        for path in MODULES[package]:
+            if path.stem != "__init__" and not (package == "tasks" and path.stem[0] == "_"):
+                assert f"{package}.{path.stem}" in tested, f"no test imports {package}.{path.stem}"
+
+
+def test_naive_twins_share_no_shortcut() -> None:
+    for path in (ROOT / "tests/reference").glob("*.py"):
+        assert not imported(path) & {"core.resume", "editors._target", "core.generate.in_batches"}, path
+
+
+@pytest.mark.parametrize(
+    "path", [p for files in MODULES.values() for p in files], ids=lambda p: f"{p.parent.name}-{p.stem}"
+)
+def test_no_state_and_no_eval(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        assert not isinstance(node, ast.Global), f"{path}:{node.lineno}: global"
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id not in {"eval", "exec"}, f"{path}:{node.lineno}: {node.func.id}"
+        if isinstance(node, ast.ExceptHandler):
+            assert node.type is not None, f"{path}:{node.lineno}: a bare except"
+
+
+def test_only_one_place_generates() -> None:
+    for package in PACKAGES:
+        for path in MODULES[package]:
+            if path != ROOT / "core/generate.py":
+                assert ".generate(" not in path.read_text(encoding="utf-8"), path
+
+
+def test_nothing_but_the_standard_library_and_the_requirements_is_imported() -> None:
+    listed = re.findall(r"^([\w-]+)==", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
+    known = {name.lower().replace("-", "_") for name in listed} - {"pyyaml"} | {"yaml"}
+    known |= {"huggingface_hub", "tokenizers"}  # transformers cannot do without them
+    for package in PACKAGES:
+        for path in MODULES[package]:
+            assert tops(path) <= known | set(PACKAGES) | sys.stdlib_module_names, path

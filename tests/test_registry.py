@@ -1,0 +1,237 @@
+"""Plug-ins are found by their files; and what every editor promises, tried on each of them for each model family."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from conftest import FAMILIES, ROOT, tiny
+from test_mend import archived, network
+
+from core import hparams
+from core.cli import MODES
+from core.errors import UserError
+from core.model import LM
+from core.quality import probe
+from core.registry import discover, pick
+from core.run import batches, edit_model
+from core.types import Edit, Mode
+
+EDITORS: dict[str, Any] = discover("editors", "EDITOR")
+TASKS: dict[str, Any] = discover("tasks", "TASK")
+
+Check = Callable[[LM], Callable[[], None]]
+
+
+# --- the registry --------------------------------------------------------------------------------------------------
+
+
+def test_the_eight_tasks_and_four_editors_are_found() -> None:
+    known = ["ClosedDomainQA", "dialogue", "NER", "NLI", "OpenDomainQA", "reasoning", "SentimentAnalysis"]
+    known.append("summarization")
+    assert list(TASKS) == known  # in alphabetical order, whatever the case
+    assert set(EDITORS) >= {"ROME", "MEMIT", "KN", "MEND"}
+
+
+def test_a_file_is_a_plug_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "some_plugins"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "b.py").write_text("class B:\n    name = 'Bee'\nTHING = B")
+    (package / "a.py").write_text("class A:\n    name = 'ant'\nTHING = A()")
+    (package / "no_plug_in.py").write_text("x = 1")
+    (package / "_helper.py").write_text("raise ImportError('helpers are not imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert list(discover("some_plugins", "THING")) == ["ant", "Bee"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("ner", r"^unknown task 'ner': did you mean 'NER'\?; known: ClosedDomainQA, dialogue, NER"),
+        ("closedomainqa", "did you mean 'ClosedDomainQA'"),
+        ("sentiment", "did you mean 'SentimentAnalysis'"),
+        ("xyzzy", r"^unknown task 'xyzzy'; known: ClosedDomainQA"),
+    ],
+)
+def test_pick(name: str, message: str) -> None:
+    assert pick("task", "NER", TASKS) is TASKS["NER"]
+    with pytest.raises(UserError, match=message):
+        pick("task", name, TASKS)
+
+
+# --- what every editor promises ------------------------------------------------------------------------------------
+
+CORPUS = "\n\n".join(f"The number {i} is a word in text {i * i}." for i in range(40))
+
+
+def small(lm: LM, folder: Path) -> dict[str, Any]:
+    """Values, by the settings' common names, that suit a tiny model."""
+    (folder / "corpus.txt").write_text(CORPUS)
+    return {
+        "layers": (1, 2),
+        "v_loss_layer": 3,
+        "v_num_grad_steps": 4,
+        "context_templates": ("{}", "The first day. {}"),
+        "mom2_dataset": str(folder / "corpus.txt"),
+        "mom2_n_samples": 40,
+        "stats_dir": str(folder / "stats"),
+        "inner_params": (f"{lm.mlp_in(3)}.weight", f"{lm.mlp_out(3)}.weight"),
+        "archive_dir": str(folder / "archives"),
+        "rank": 8,
+    }
+
+
+PREPARE: dict[str, Callable[[LM, Any], Any]] = {"MEND": lambda lm, hp: archived(lm, hp, network(lm, hp))}
+"""What an editor needs besides its settings, e.g. trained weights: a row here for a newcomer that does."""
+
+
+def make(name: str, lm: LM, folder: Path) -> Any:
+    """The editor with the settings of the embedded model, made small."""
+    hp = hparams.load(EDITORS[name].hparams, ROOT / f"hparams/{name}/smollm2-135m.yaml")
+    fields = {field.name for field in dataclasses.fields(hp)}
+    hp = dataclasses.replace(hp, **{key: value for key, value in small(lm, folder).items() if key in fields})
+    PREPARE.get(name, lambda lm, hp: None)(lm, hp)
+    return EDITORS[name](lm, hp)
+
+
+def batch_for(editor: Any, edits: list[Edit]) -> list[Edit]:
+    return edits[:1] if editor.modes == {"Instance-Sequential"} else edits
+
+
+each_editor = pytest.mark.parametrize("name", EDITORS)
+
+
+@each_editor
+def test_an_editor_says_what_it_is(name: str) -> None:
+    editor = EDITORS[name]
+    assert editor.name == name
+    assert editor.modes
+    assert editor.modes <= set(MODES)
+    assert dataclasses.is_dataclass(editor.hparams)
+    assert editor.hparams.__dataclass_params__.frozen
+
+
+@each_editor
+def test_deltas_leave_the_model_bit_identical(
+    name: str, lm: LM, edits: list[Edit], tmp_path: Path, unchanged: Check
+) -> None:
+    check = unchanged(lm)
+    editor = make(name, lm, tmp_path)
+    check()
+    editor.deltas(batch_for(editor, edits))
+    check()
+    assert not any(p.requires_grad or p.grad is not None for p in lm.model.parameters())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in lm.model.modules())
+    assert not any(module._backward_hooks or "forward" in vars(module) for module in lm.model.modules())
+    assert not lm.model.training
+
+
+@each_editor
+def test_deltas_are_finite_changes_of_parameters(name: str, lm: LM, edits: list[Edit], tmp_path: Path) -> None:
+    editor = make(name, lm, tmp_path)
+    deltas = editor.deltas(batch_for(editor, edits))
+    parameters = dict(lm.model.named_parameters())
+    assert deltas
+    for path, delta in deltas.items():
+        assert delta.shape == parameters[path].shape
+        assert delta.dtype == torch.float32
+        assert delta.isfinite().all()
+        assert delta.any()
+        assert not delta.requires_grad
+    assert isinstance(editor.notes, dict)
+
+
+@each_editor
+def test_deltas_are_deterministic(name: str, edits: list[Edit], tmp_path: Path) -> None:
+    found = []
+    for _ in range(2):
+        editor = make(name, tiny("llama"), tmp_path)
+        found.append(editor.deltas(batch_for(editor, edits)))
+    assert found[0].keys() == found[1].keys()
+    assert all(torch.equal(found[0][path], found[1][path]) for path in found[0])
+
+
+@each_editor
+def test_every_update_of_a_run_changes_the_weights(name: str, lm: LM, edits: list[Edit], tmp_path: Path) -> None:
+    """In each of its modes: as many updates as the protocol says, and none of them without effect."""
+    editor = make(name, lm, tmp_path)
+    counts: dict[Mode, int] = {"Instance-Sequential": 4, "Batch-Single": 1, "Batch-Sequential": 2}  # 3 + 1
+    for mode in sorted(editor.modes):
+        states = []
+
+        def watched(updates: Any, states: Any = states) -> Any:
+            for batch in updates:
+                states.append({n: p.clone() for n, p in lm.model.named_parameters()})
+                yield batch
+
+        done, own = edit_model(lm, editor, watched(batches(edits, mode, 3)))
+        states.append({n: p.clone() for n, p in lm.model.named_parameters()})
+        assert len(done) == counts[mode]
+        assert [i for update in done for i in update.edits] == [edit.index for edit in edits]
+        for update, before, after in zip(done, states, states[1:], strict=False):
+            assert update.norms
+            assert all(0 < norm < math.inf for norm in update.norms.values())
+            changed = {n for n in before if not torch.equal(before[n], after[n])}
+            assert changed == set(update.norms)
+        assert [said.said for said in own[-1:]] == [probe(lm, edits[-1:])[0].said]
+
+
+# --- the loop ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("mode", "size", "wanted"),
+    [
+        ("Instance-Sequential", None, [[0], [1], [2], [3], [4]]),
+        ("Batch-Single", None, [[0, 1, 2, 3, 4]]),
+        ("Batch-Sequential", 2, [[0, 1], [2, 3], [4]]),
+        ("Batch-Sequential", 5, [[0, 1, 2, 3, 4]]),
+        ("Batch-Sequential", 9, [[0, 1, 2, 3, 4]]),
+    ],
+)
+def test_batches(mode: Mode, size: int | None, wanted: list[list[int]]) -> None:
+    edits = [Edit("p", "s", "t", "o", index=i) for i in range(5)]
+    assert [[edit.index for edit in batch] for batch in batches(edits, mode, size)] == wanted
+
+
+def test_each_update_is_made_on_the_result_of_the_one_before(edits: list[Edit]) -> None:
+    """An editor that doubles a weight: 4 updates make 16 times the weight; each sees what the last one left."""
+    lm = tiny("gpt2")
+    path = f"{lm.mlp_out(0)}.weight"
+    start = lm.model.get_parameter(path).clone()
+    double = SimpleNamespace(
+        name="Double", notes={"x": 1}, deltas=lambda batch: {path: lm.model.get_parameter(path).clone()}
+    )
+    done, own = edit_model(lm, double, list(batches(edits, "Instance-Sequential")))
+    assert torch.equal(lm.model.get_parameter(path), 16 * start)
+    norm = float(start.norm())
+    assert [update.norms[path] for update in done] == pytest.approx([norm, 2 * norm, 4 * norm, 8 * norm], rel=1e-5)
+    assert [update.notes for update in done] == [{"x": 1}] * 4
+    assert own[3] == probe(lm, [edits[3]])[0]
+
+
+def test_the_regulariser_sees_the_weight_as_it_is_now(edits: list[Edit]) -> None:
+    lm, seen = tiny("gpt2"), []
+    path = f"{lm.mlp_out(0)}.weight"
+    lm.model.get_parameter(path).fill_(1.0)
+    ones = SimpleNamespace(name="One", notes={}, deltas=lambda batch: {path: torch.ones(128, 32)})
+
+    def half(weight: torch.Tensor, delta: torch.Tensor) -> torch.Tensor:
+        seen.append(float(weight[0, 0]))
+        return delta / 2
+
+    done, _ = edit_model(lm, ones, [edits[:1], edits[1:2]], half)
+    assert seen == [1.0, 1.5]
+    assert float(lm.model.get_parameter(path)[0, 0]) == 2.0
+    assert done[0].norms[path] == pytest.approx(0.5 * math.sqrt(128 * 32))
+
+
+def test_the_families_of_the_tests_are_those_of_the_table() -> None:
+    from core.model import PATHS
+
+    assert set(FAMILIES) == set(PATHS)
