@@ -10,6 +10,7 @@ from tqdm import tqdm
 from transformers import DynamicCache, GenerationConfig
 
 from core.model import LM
+from core.resume import Prefix, shared_prefix
 from core.tokens import Row, continuation, encode, pad
 from core.types import Completion
 
@@ -29,7 +30,7 @@ def complete(
     Prompts are batched by length under a budget of `batch_tokens`, which never changes a completion. One that does not
     fit the model's context loses tokens on its left (a BOS stays). With `choices`, the word whose first token, behind a
     blank, is the likeliest next one is reported too. Where one token is wanted, that and the completion come from a
-    single forward pass with logits at the last position alone.
+    single forward pass with logits at the last position alone, behind the prefix that all prompts share.
     """
     if not prompts:
         return []
@@ -39,7 +40,8 @@ def complete(
     assert len(set(words)) == len(words), f"two label words start with the same token: {choices}"
     likeliest: list[tuple[int, int]] = []
     if choices or max_new_tokens == 1:
-        likeliest = in_batches(rows, lambda batch: _next_token(lm, batch, words), lm, len, batch_tokens)
+        prefix = shared_prefix(lm, rows)
+        likeliest = in_batches(rows, lambda batch: _next_token(lm, batch, words, prefix), lm, len, batch_tokens)
     new = [[token] for token, _ in likeliest] if max_new_tokens == 1 else greedy(lm, rows, max_new_tokens, batch_tokens)
     texts = lm.tokenizer.batch_decode(new, skip_special_tokens=True)
     chosen = [choices[best] for _, best in likeliest] if choices else [None] * len(rows)
@@ -119,11 +121,16 @@ def in_batches(
     return [results[i] for i in range(len(rows))]
 
 
-def _next_token(lm: LM, rows: list[Row], words: list[int]) -> list[tuple[int, int]]:
+def _next_token(lm: LM, rows: list[Row], words: list[int], prefix: Prefix) -> list[tuple[int, int]]:
     """Per row the likeliest next token, and which of `words` is likeliest (0 if there are none)."""
-    tokens = pad(lm, rows)
+    tokens = pad(lm, [row[prefix.length :] for row in rows])
     logits = lm.model(
-        tokens.ids, attention_mask=tokens.mask, position_ids=tokens.positions, use_cache=False, logits_to_keep=1
+        tokens.ids,
+        attention_mask=torch.nn.functional.pad(tokens.mask, (prefix.length, 0), value=1),
+        position_ids=tokens.positions + prefix.length,
+        past_key_values=prefix.cache(len(rows)),
+        use_cache=prefix.length > 0,
+        logits_to_keep=1,
     ).logits[:, -1]  # (rows, vocabulary)
     best = logits[:, words].argmax(-1) if words else torch.zeros(len(rows))
     return list(zip(logits.argmax(-1).tolist(), best.long().tolist(), strict=True))

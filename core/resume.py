@@ -6,9 +6,10 @@ added at the subject's last token) and KN (which scales activations at the last 
 nothing else. Exact: `tests/test_resume.py` compares with the whole model.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -18,10 +19,10 @@ from transformers.cache_utils import DynamicLayer
 
 from core.hooks import Seen, trace
 from core.model import LM
-from core.tokens import Padded
+from core.tokens import Padded, Row
 
 
-class _Frozen(DynamicLayer):
+class Frozen(DynamicLayer):
     """A cache layer that is read but never grows, so that every run starts from the same prefix."""
 
     def __init__(self, keys: Tensor, values: Tensor) -> None:
@@ -32,6 +33,35 @@ class _Frozen(DynamicLayer):
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         assert self.keys is not None and self.values is not None
         return torch.cat([self.keys, key_states], -2), torch.cat([self.values, value_states], -2)
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """The first `length` tokens that rows have in common, as keys and values per layer (1, heads, length, size)."""
+
+    length: int = 0
+    layers: tuple[tuple[Tensor, Tensor], ...] = ()
+
+    def cache(self, rows: int) -> Cache | None:
+        """The prefix in front of each of `rows` rows."""
+        if not self.length:
+            return None
+        return Cache(layers=[Frozen(k.expand(rows, -1, -1, -1), v.expand(rows, -1, -1, -1)) for k, v in self.layers])
+
+
+@torch.no_grad()
+def shared_prefix(lm: LM, rows: Sequence[Row]) -> Prefix:
+    """What all `rows` start with (a task's instruction, say), run once; at least one token of each row is left."""
+    first, last = min(rows), max(rows)  # what these two share, all share
+    shortest = min(map(len, rows)) - 1
+    common = [a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))][:shortest]
+    if len(rows) < 2 or not common:
+        return Prefix()
+    cache = DynamicCache()
+    ids = torch.tensor([common], device=lm.device)
+    lm.model.base_model(ids, attention_mask=torch.ones_like(ids), past_key_values=cache, use_cache=True)
+    stored: Any = cache.layers
+    return Prefix(len(common), tuple((layer.keys, layer.values) for layer in stored))
 
 
 @dataclass(frozen=True)
@@ -51,7 +81,7 @@ class Resumed:
                 input_ids=self.tokens.ids,
                 attention_mask=self.tokens.mask,
                 position_ids=self.tokens.positions,
-                past_key_values=Cache(layers=[_Frozen(k, v) for k, v in self.prefix]),
+                past_key_values=Cache(layers=[Frozen(k, v) for k, v in self.prefix]),
                 use_cache=True,
             )
         hidden: Tensor = out.last_hidden_state

@@ -9,7 +9,8 @@ from conftest import FAMILIES, tiny
 from core import generate
 from core.generate import complete, fit, greedy, in_batches, sample
 from core.model import LM
-from core.tokens import Row, continuation, encode
+from core.resume import Prefix, shared_prefix
+from core.tokens import Row, continuation, encode, pad
 from core.types import Completion
 
 PROMPTS = [
@@ -84,7 +85,7 @@ def test_an_end_of_sequence_ends_a_completion() -> None:
 
 def test_special_tokens_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     lm = tiny("llama")
-    monkeypatch.setattr(generate, "_next_token", lambda lm, rows, words: [(lm.tokenizer.eos_token_id, 0)] * len(rows))
+    monkeypatch.setattr(generate, "_next_token", lambda lm, rows, *_: [(lm.tokenizer.eos_token_id, 0)] * len(rows))
     assert complete(lm, ["a"], 1) == [Completion("", None, False)]
 
 
@@ -224,3 +225,30 @@ def test_sampling_follows_the_seed_and_the_distribution(lm: LM) -> None:
     seen = {new[0] for new in draw(5, [row] * 300, 1, top_k=5)}
     assert seen <= set(chances.topk(5).indices.tolist())
     assert len(seen) > 1
+
+
+def test_a_shared_prefix_is_run_once_and_changes_nothing(lm: LM) -> None:
+    """Logits behind the cached prefix are those of the whole row, for rows of any length; one row shares nothing."""
+    texts = [
+        "Say yes or no. Is London big? answer:",
+        "Say yes or no. Rome? answer:",
+        "Say yes or no. Is Tom Hill a man",
+    ]
+    rows = [encode(lm, text) for text in texts]
+    prefix = shared_prefix(lm, rows)
+    assert prefix.length >= len(encode(lm, "Say yes or no.")) - 1
+    assert all(row[: prefix.length] == rows[0][: prefix.length] for row in rows)
+    tokens = pad(lm, [row[prefix.length :] for row in rows])
+    with torch.no_grad():
+        behind = lm.model(
+            tokens.ids,
+            attention_mask=torch.nn.functional.pad(tokens.mask, (prefix.length, 0), value=1),
+            position_ids=tokens.positions + prefix.length,
+            past_key_values=prefix.cache(len(rows)),
+            use_cache=True,
+        ).logits[:, -1]
+        whole = torch.cat([lm.model(torch.tensor([row])).logits[:, -1] for row in rows])
+    torch.testing.assert_close(behind, whole, rtol=1e-4, atol=1e-5)
+    assert shared_prefix(lm, rows[:1]) == Prefix()
+    assert shared_prefix(lm, [rows[0], rows[0]]).length == len(rows[0]) - 1
+    assert complete(lm, texts, 1) == [complete(lm, [text], 1)[0] for text in texts]
