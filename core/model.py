@@ -33,10 +33,19 @@ class Paths:
     block_returns_tuple: bool = False
 
 
+_LLAMA = Paths("model.layers.{}", "mlp", "mlp.gate_proj", "mlp.down_proj", "model.norm")
+
 PATHS = {
     "gpt2": Paths("transformer.h.{}", "mlp", "mlp.c_fc", "mlp.c_proj", "transformer.ln_f"),
     "gptj": Paths("transformer.h.{}", "mlp", "mlp.fc_in", "mlp.fc_out", "transformer.ln_f", True),
-    "llama": Paths("model.layers.{}", "mlp", "mlp.gate_proj", "mlp.down_proj", "model.norm"),
+    "gpt_neox": Paths(
+        "gpt_neox.layers.{}", "mlp", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h", "gpt_neox.final_layer_norm"
+    ),
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "qwen2": _LLAMA,
+    "qwen3": _LLAMA,
+    "gemma3_text": _LLAMA,
 }
 
 

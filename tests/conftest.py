@@ -34,6 +34,17 @@ CONFIGS = {
     ),
 }
 FAMILIES = tuple(CONFIGS)
+"""Those every test with the `lm` fixture runs on; the others have tests/test_families.py."""
+SIZES = {**CONFIGS["llama"], "head_dim": 8}
+OTHERS = {
+    "gpt_neox": dict(
+        num_hidden_layers=4, hidden_size=32, intermediate_size=48, num_attention_heads=4, max_position_embeddings=128
+    ),
+    "mistral": SIZES,
+    "qwen2": CONFIGS["llama"],
+    "qwen3": SIZES,
+    "gemma3_text": {**SIZES, "sliding_window": 16},
+}
 
 
 def sentencepiece_like() -> PreTrainedTokenizerFast:
@@ -67,7 +78,8 @@ def tiny(family: str, seed: int = 0) -> LM:
     ids = dict(
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.eos_token_id
     )
-    config = AutoConfig.for_model(family, vocab_size=len(tokenizer), initializer_range=0.15, **ids, **CONFIGS[family])
+    sizes = {**CONFIGS, **OTHERS}[family]
+    config = AutoConfig.for_model(family, vocab_size=len(tokenizer), initializer_range=0.15, **ids, **sizes)
     torch.manual_seed(seed)
     return LM(AutoModelForCausalLM.from_config(config, dtype=torch.float32), tokenizer, f"tiny-{family}")
 
