@@ -23,7 +23,7 @@ def deltas(
     with preserved(lm.model, names.values()):
         for position, layer in enumerate(hp.layers):
             keys = torch.stack([key(lm, templates, edit, layer) for edit in edits], 1).double()  # (f, B)
-            reached = torch.stack([outputs(lm, ["{}"], edit, lm.block(hp.layers[-1]))[0] for edit in edits], 1)
+            reached = torch.stack([passing(lm, ["{}"], edit, lm.block(hp.layers[-1]))[1][0] for edit in edits], 1)
             residual = (z - reached.double()) / (len(hp.layers) - position)
             inverse = torch.linalg.inv(hp.mom2_update_weight * moments[layer] + keys @ keys.T)
             update = (residual @ keys.T @ inverse).float()
@@ -34,7 +34,7 @@ def deltas(
 
 def key(lm: LM, templates: Sequence[str], edit: Edit, layer: int) -> Tensor:
     """Half the key of the bare prompt, half the mean over the other templates, (f,)."""
-    keys = inputs(lm, templates, edit, lm.mlp_out(layer))
+    keys, _ = passing(lm, templates, edit, lm.mlp_out(layer))
     return keys[0] if len(keys) == 1 else (keys[0] + keys[1:].mean(0)) / 2
 
 
@@ -88,24 +88,13 @@ def forward(lm: LM, tokens: Padded) -> Tensor:
 
 
 @torch.no_grad()
-def inputs(lm: LM, templates: Sequence[str], edit: Edit, path: str) -> Tensor:
-    """What goes into a module at the subject's last token, one prompt at a time, (N, features)."""
+def passing(lm: LM, templates: Sequence[str], edit: Edit, path: str) -> tuple[Tensor, Tensor]:
+    """What goes into and out of a module at the subject's last token, one prompt at a time, (N, features) each."""
     found = []
     for template in templates:
         ids, at = in_template(lm, template, edit)
         with trace(lm.model, path) as seen:
             forward(lm, pad(lm, [ids]))
-        found.append(seen[path].input[0, at])
-    return torch.stack(found)
-
-
-@torch.no_grad()
-def outputs(lm: LM, templates: Sequence[str], edit: Edit, path: str) -> Tensor:
-    """The same for what comes out."""
-    found = []
-    for template in templates:
-        ids, at = in_template(lm, template, edit)
-        with trace(lm.model, path) as seen:
-            forward(lm, pad(lm, [ids]))
-        found.append(seen[path].output[0, at])
-    return torch.stack(found)
+        found.append((seen[path].input[0, at], seen[path].output[0, at]))
+    inputs, outputs = zip(*found, strict=True)
+    return torch.stack(inputs), torch.stack(outputs)
