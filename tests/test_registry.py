@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import FAMILIES, ROOT, tiny
+from conftest import ROOT, tiny
 from test_mend import archived, network
 
 from core import hparams
@@ -229,9 +229,3 @@ def test_the_regulariser_sees_the_weight_as_it_is_now(edits: list[Edit]) -> None
     assert seen == [1.0, 1.5]
     assert float(lm.model.get_parameter(path)[0, 0]) == 2.0
     assert done[0].norms[path] == pytest.approx(0.5 * math.sqrt(128 * 32))
-
-
-def test_the_families_of_the_tests_are_those_of_the_table() -> None:
-    from core.model import PATHS
-
-    assert set(FAMILIES) == set(PATHS)
