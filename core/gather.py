@@ -20,7 +20,9 @@ from core import data, hub
 from core.download import download
 from core.errors import UserError
 from core.hub import Repo, explained
+from core.lock import held
 from core.official import DataSet, Hub, Web
+from core.scratch import clear, swap
 from core.types import Task
 
 SOURCES = "SOURCES.json"
@@ -36,6 +38,17 @@ class Gatherer:
 
     def gather(self, sets: Sequence[DataSet]) -> None:
         """Fetch every set that can be had, one line each; a UserError at the end if any is missing."""
+        with held([self.folder / f".{SOURCES}.lock"], "fetching data"):
+            clear(self.folder / SOURCES)
+            missing = self._fetch_all(sets)
+        if missing:
+            raise UserError(
+                f"{len(missing)} of {len(sets)} are missing: {', '.join(missing)}; run this again, or put them under "
+                f"{self.folder} by hand, then `python prepare.py check-data {self.folder}`"
+            )
+
+    def _fetch_all(self, sets: Sequence[DataSet]) -> list[str]:
+        """Fetch what is not there; returns the files that cannot be had."""
         missing = []
         for dataset in sets:
             target = self.folder / dataset.file
@@ -47,29 +60,27 @@ class Gatherer:
             except UserError as error:
                 print(f"{dataset.name}: {error}", file=sys.stderr, flush=True)
                 missing.append(dataset.file)
-        if missing:
-            raise UserError(
-                f"{len(missing)} of {len(sets)} are missing: {', '.join(missing)}; run this again, or put them under "
-                f"{self.folder} by hand, then `python prepare.py check-data {self.folder}`"
-            )
+        return missing
 
     def _fetch(self, dataset: DataSet, target: Path) -> str:
         """Fetch, check, move into place, note. Returns the line that says so."""
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=".data-", dir=self.folder) as scratch:
+            with tempfile.TemporaryDirectory(prefix=f".{SOURCES}-", dir=self.folder) as scratch:
                 part = Path(scratch) / target.name
                 if isinstance(dataset.source, Hub):
                     origin = from_hub(dataset.source, part, Path(scratch))
                 else:
                     origin = from_web(dataset.source, part, Path(scratch))
                 n = self._count(dataset, part)
-                if target.is_dir():
-                    shutil.rmtree(target)
-                os.replace(part, target)
+                # The note first: a file without one, left by a kill, would be taken for one put there by hand.
+                self._note(dataset.file, origin | {"sha256": data.sha256(part), "n": n, "n_released": dataset.n})
+                if part.is_dir():
+                    swap(part, target)
+                else:
+                    os.replace(part, target)
         except OSError as error:
             raise UserError(f"{target}: cannot be written ({error.strerror or error})") from error
-        self._note(dataset.file, origin | {"sha256": data.sha256(target), "n": n, "n_released": dataset.n})
         same = dataset.n in (None, n)
         return f"{target}: {n} records" + (
             "" if same else f" (the released file has {dataset.n}; see core/official.py)"
@@ -95,7 +106,7 @@ class Gatherer:
             part = path.with_name(f".{path.name}.part")
             part.write_text(json.dumps(notes, indent=1, sort_keys=True) + "\n", encoding="utf-8")
             os.replace(part, path)
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, RecursionError) as error:
             raise UserError(f"{path}: cannot note where {file} came from ({error}); move it away") from error
 
 

@@ -1,6 +1,7 @@
 """Settings of an editing method: a YAML file read strictly into a frozen dataclass."""
 
 import dataclasses
+import math
 import re
 import sys
 import types
@@ -12,8 +13,12 @@ import yaml
 
 from core.errors import UserError
 from core.registry import did_you_mean
+from core.short import short
 
 T = TypeVar("T")
+
+LIMIT = 1 << 16
+"""Bytes of a settings file at most."""
 
 RELEASED_ONLY = re.compile(
     r"alg(_name)?|device|model_(name|class|parallel)|tokenizer_(name|class)|.*_module(_tmp)?|layer_selection|max_length"
@@ -22,22 +27,29 @@ RELEASED_ONLY = re.compile(
 """Keys of the released YAML files whose values here come from the model or from the command line."""
 
 
+class _Loader(yaml.SafeLoader):
+    """Safe YAML without what flat settings have no use for: aliases (which multiply) and keys given twice."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("an alias (*name), which settings cannot hold")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        keys = [key.value for key, _ in node.value if isinstance(key.value, str)]
+        if len(set(keys)) < len(keys):
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise yaml.YAMLError(f"the key {short(twice)} is there twice")
+        return super().construct_mapping(node, deep)
+
+
 def load(cls: type[T], path: Path) -> T:
     """Read `path` into the dataclass `cls`: every key known, every value of its type, nothing missing.
 
     Keys of the released files that this project takes from elsewhere are read past, with one notice on stderr.
     Raises UserError with the file and the key.
     """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot read the settings: {error.strerror}; --hparams FILE names another file"
-        ) from error
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date that is none
-        raise UserError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: expected `key: value` lines")
+    values = _read(path)
     kinds = typing.get_type_hints(cls)
     passed_over = [key for key in values if key not in kinds and RELEASED_ONLY.fullmatch(str(key))]
     if passed_over:
@@ -45,17 +57,42 @@ def load(cls: type[T], path: Path) -> T:
             f"{path}: taken from the model or the command line, not from here: {', '.join(passed_over)}",
             file=sys.stderr,
         )
-    given = {key: value for key, value in values.items() if key not in passed_over}
+    return build(cls, {key: value for key, value in values.items() if key not in passed_over}, str(path))
+
+
+def build(cls: type[T], given: dict[Any, Any], where: str) -> T:
+    """The dataclass `cls` of these values, which stand at `where`. Raises UserError with the key."""
+    kinds = typing.get_type_hints(cls)
     for key in given:
         if key not in kinds:
-            raise UserError(f"{path}: unknown key '{key}'{did_you_mean(str(key), kinds)}")
+            raise UserError(f"{where}: unknown key {short(str(key))}{did_you_mean(str(key)[:60], kinds)}")
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         if field.name not in given and field.default is field.default_factory is dataclasses.MISSING:
-            raise UserError(f"{path}: the key '{field.name}' is missing")
+            raise UserError(f"{where}: the key '{field.name}' is missing")
     try:
-        return cls(**{key: _convert(value, kinds[key], f"{path}: {key}") for key, value in given.items()})
+        return cls(**{key: _convert(value, kinds[key], f"{where}: {key}") for key, value in given.items()})
     except ValueError as error:  # raised by a settings class that checks itself
-        raise UserError(f"{path}: {error}") from error
+        raise UserError(f"{where}: {error}") from error
+
+
+def _read(path: Path) -> dict[Any, Any]:
+    try:
+        with path.open("rb") as file:
+            text = file.read(LIMIT + 1)
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot read the settings: {error.strerror}; --hparams FILE names another file"
+        ) from error
+    if len(text) > LIMIT:
+        raise UserError(f"{path}: expected at most {LIMIT} bytes of settings")
+    try:
+        values = yaml.load(text.decode(), _Loader)  # a SafeLoader: plain values, never objects
+    except Exception as error:  # for a tag that does not fit its value PyYAML raises nearly anything
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{path}: not a YAML file: {reason[:200]}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: expected `key: value` lines")
+    return values
 
 
 def _convert(value: Any, kind: Any, where: str) -> Any:
@@ -69,12 +106,24 @@ def _convert(value: Any, kind: Any, where: str) -> Any:
         item = [args[0]] * len(value) if args[-1] is Ellipsis else args
         if len(item) == len(value):
             return tuple(_convert(v, k, where) for v, k in zip(value, item, strict=True))
+    if dataclasses.is_dataclass(kind) and isinstance(value, dict):
+        return build(typing.cast(type[Any], kind), value, where)
     if kind is float and isinstance(value, str | int | float) and not isinstance(value, bool):
         try:
-            return float(value)
-        except ValueError:
+            if math.isfinite(number := float(value)):
+                return number
+        except (ValueError, OverflowError):
             pass
-    if kind in (int, str, bool) and type(value) is kind:
+    if kind in (int, str, bool) and type(value) is kind and _sound(value):
         return value
     wanted = f"one of {', '.join(map(str, args))}" if origin is typing.Literal else getattr(kind, "__name__", str(kind))
-    raise UserError(f"{where}: expected {wanted if origin is not tuple else 'a list: ' + str(kind)}, found {value!r}")
+    raise UserError(
+        f"{where}: expected {wanted if origin is not tuple else 'a list: ' + str(kind)}, found {short(value)}"
+    )
+
+
+def _sound(value: str | int) -> bool:
+    """Whether a text can be written to a file and be a path, and a number fits 64 bits."""
+    if isinstance(value, str):
+        return "\0" not in value and value.encode(errors="ignore").decode() == value
+    return abs(value) < 1 << 63

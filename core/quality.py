@@ -4,7 +4,7 @@ Success is judged on greedy decoding: as many tokens as the target has, equal to
 teacher-forced by nature: the probability of the target after the prompt.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -125,7 +125,7 @@ def _numbers(was: Probe, now: Probe) -> dict[str, float | None]:
     }
 
 
-def records(edits: Sequence[Edit], stages: dict[str, Sequence[Probe]]) -> list[dict[str, Any]]:
+def records(edits: Sequence[Edit], stages: Mapping[str, Sequence[Probe]]) -> list[dict[str, Any]]:
     """One JSON record per edit: the fact and what was said about it at each stage."""
     return [
         {**asdict(edit), **{stage: asdict(probes[i]) for stage, probes in stages.items()}}

@@ -8,7 +8,6 @@ The file layout is that of the ROME and MEMIT authors, so that statistics publis
 import os
 import random
 import tempfile
-import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from tqdm import tqdm
 
 from core.errors import UserError
 from core.generate import sample
-from core.hooks import trace
+from core.hooks import trace, watched
 from core.model import LM
 from core.tokens import encode, pad
 
@@ -51,16 +50,23 @@ def second_moments(lm: LM, layers: Sequence[int], corpus: Corpus) -> dict[int, T
         sums = _collect(lm, missing, corpus)
         for layer, total in sums.total.items():
             _write(corpus.file(lm, layer), total, sums.count, corpus.n_samples, lm.fingerprint)
-    return {layer: _read(corpus.file(lm, layer), corpus.n_samples, lm) for layer in layers}
+    return {layer: _read(corpus.file(lm, layer), corpus.n_samples, lm, layer) for layer in layers}
 
 
-def _read(path: Path, n_samples: int, lm: LM) -> Tensor:
+def _read(path: Path, n_samples: int, lm: LM, layer: int) -> Tensor:
     try:
         with np.load(path, allow_pickle=False) as stored:
-            total, count = torch.from_numpy(stored["mom2.mom2"]).double(), int(stored["mom2.count"])
+            total = torch.from_numpy(stored["mom2.mom2"].astype(np.float64, casting="same_kind"))
+            count = int(stored["mom2.count"])
             size, model = int(stored["sample_size"]), str(stored.get("model_sha256", lm.fingerprint))
-    except (OSError, ValueError, KeyError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: not a file of second moments ({error}); delete it to have it made anew") from error
+        width = lm.key_width(layer)
+        if total.shape != (width, width) or count < 1 or not total.isfinite().all():
+            raise ValueError(
+                f"expected finite sums ({width}, {width}) over tokens, found {tuple(total.shape)}, {count}"
+            )
+    except Exception as error:  # NumPy raises nearly anything for a damaged archive
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path}: not a file of second moments ({reason}); delete it to have it made anew") from error
     if size != n_samples:
         raise UserError(f"{path}: made from {size} documents, the settings want {n_samples}")
     if model != lm.fingerprint:
@@ -73,7 +79,7 @@ def _write(path: Path, total: Tensor, count: int, n_samples: int, fingerprint: s
     arrays = {
         "mom2.constructor": np.array("util.runningstats.SecondMoment()"),
         "mom2.count": np.array(count),
-        "mom2.mom2": total.float().numpy(),
+        "mom2.mom2": total.float().cpu().numpy(),
         "sample_size": np.array(n_samples),
         "model_sha256": np.array(fingerprint),
     }
@@ -97,7 +103,7 @@ class _Sums:
     kept: Tensor | None = None
 
     def add(self, layer: int, keys: Tensor) -> None:
-        rows = (keys.flatten(0, 1) if self.kept is None else keys[self.kept]).float()  # (tokens, f)
+        rows = (keys.flatten(0, 1) if self.kept is None else keys[self.kept.to(keys.device)]).float()  # (tokens, f)
         product = (rows.T @ rows).double()
         self.total[layer] = product if layer not in self.total else self.total[layer].add_(product)
 
@@ -108,10 +114,10 @@ def _summing(lm: LM, layers: Sequence[int], sums: _Sums) -> Iterator[None]:
     with ExitStack() as stack:
         for layer in layers:
 
-            def hook(module: Any, args: tuple[Tensor, ...], layer: int = layer) -> None:
-                sums.add(layer, args[0])
+            def look(keys: Tensor, output: Tensor, layer: int = layer) -> None:
+                sums.add(layer, keys)
 
-            stack.callback(lm.module(lm.mlp_out(layer)).register_forward_pre_hook(hook).remove)
+            stack.enter_context(watched(lm.model, lm.mlp_out(layer), look))
         yield
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from core.errors import UserError
 from core.model import LM
+from core.short import short
 from core.types import Edit
 
 Row = list[int]
@@ -30,8 +31,12 @@ def continuation(lm: LM, text: str) -> Row:
         lm.tokenizer(t, add_special_tokens=False, split_special_tokens=True)["input_ids"] for t in ("\n", "\n" + text)
     )
     if joined[: len(anchor)] != anchor:
-        raise UserError(f"the tokenizer of '{lm.name}' joins a line break with {text!r}: cannot tokenise it on its own")
+        raise UserError(
+            f"the tokenizer of '{lm.name}' joins a line break with {short(text)}: cannot tokenise it on its own"
+        )
     ids: Row = joined[len(anchor) :]
+    if len(ids) >= lm.context:
+        raise UserError(f"{short(text)} is {len(ids)} tokens long, all of the {lm.context} that '{lm.name}' takes")
     return ids
 
 
@@ -73,6 +78,7 @@ class Padded:
         return Padded(self.ids[:, start:], self.mask, self.positions[:, start:])
 
     def rows(self, index: Tensor) -> "Padded":
+        index = index.to(self.ids.device)
         return Padded(self.ids[index], self.mask[index], self.positions[index])
 
 

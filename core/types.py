@@ -44,12 +44,13 @@ class Completion:
     """What the model said: the new text alone, special tokens dropped.
 
     `choice` is the likeliest of the task's label words (None if it has none); `truncated` says that the prompt lost
-    tokens on its left to fit the model's context.
+    tokens on its left to fit the model's context; `finite` is False where the model's logits were NaN or infinite.
     """
 
     text: str
     choice: str | None = None
     truncated: bool = False
+    finite: bool = True
 
 
 @dataclass(frozen=True, slots=True)

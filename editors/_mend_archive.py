@@ -18,6 +18,8 @@ from torch import Tensor
 from core.errors import UserError
 from core.model import LM
 from core.results import environment, plain
+from core.scratch import clear
+from core.short import short
 from editors._mend_net import Network, Shape
 from editors._mend_settings import MENDSettings
 
@@ -47,6 +49,7 @@ def save(path: Path, tensors: Mapping[str, Tensor], head: Header) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as scratch:
+            clear(path, Path(scratch))
             temporary = Path(scratch) / path.name
             whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
             save_file(whole, temporary, {"mend": json.dumps(head)})
@@ -63,11 +66,13 @@ def load(path: Path) -> tuple[dict[str, Tensor], Header]:
             head = json.loads((file.metadata() or {})["mend"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if head["format"] != FORMAT:
-            raise UserError(f"{path}: of format {head['format']}, expected {FORMAT}; train it again")
+            raise UserError(f"{path}: of format {short(head['format'])}, expected {FORMAT}; train it again")
         kinds = {"model": str, "fingerprint": str, "shapes": dict, "settings": dict}
         if not all(isinstance(head[key], kind) for key, kind in kinds.items()):
             raise TypeError("an entry of the header is of another type")
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        if not all(tensor.isfinite().all() for tensor in tensors.values()):
+            raise ValueError("a tensor holds NaN or infinity")
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError, MemoryError) as error:
         raise UserError(
             f"{path}: not a MEND archive, or a damaged one ({type(error).__name__}); train it again"
         ) from error
@@ -78,7 +83,7 @@ def check(path: Path, head: Header, lm: LM) -> None:
     """Raise UserError unless the file was made for this very model."""
     if head["fingerprint"] != lm.fingerprint:
         raise UserError(
-            f"{path} was trained for '{head['model']}' with other weights ({head['fingerprint'][:12]}...) than "
+            f"{path} was trained for {short(head['model'])} with other weights ({short(head['fingerprint'], 15)}) than "
             f"'{lm.name}' has ({lm.fingerprint[:12]}...); run `python train_MEND.py --model {lm.name}`"
         )
 

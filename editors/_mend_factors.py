@@ -12,7 +12,6 @@ positions count a row's own tokens (there a row padded on its left started late)
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +19,9 @@ from transformers.pytorch_utils import Conv1D
 
 from core.errors import UserError
 from core.generate import fit
-from core.hooks import replaced, trace
+from core.hooks import replaced, trace, watched
 from core.model import LM
+from core.short import short
 from core.tokens import Padded, encode, pad, target_ids
 from editors._mend_net import Factors, Shape
 
@@ -35,7 +35,9 @@ def shapes_of(lm: LM, names: Sequence[str]) -> dict[str, Shape]:
         except AttributeError:
             module = None
         if not (name.endswith(".weight") and isinstance(module, nn.Linear | Conv1D) and layer_of(lm, name) is not None):
-            raise UserError(f"inner_params: '{name}' is not the weight of a linear module in a block of '{lm.name}'")
+            raise UserError(
+                f"inner_params: {short(name)} is not the weight of a linear module in a block of '{lm.name}'"
+            )
         rows, columns = module.weight.shape
         shapes[name] = (rows, columns) if isinstance(module, Conv1D) else (columns, rows)
     return shapes
@@ -67,7 +69,8 @@ class Asked:
 
     def logp(self, lm: LM, hidden: Tensor) -> Tensor:
         """Log-probabilities at the reads: final hidden states (rows, columns, d) -> (N, vocabulary), float32."""
-        return lm.logits(hidden[self.row, self.column]).float().log_softmax(-1)
+        row, column = self.row.to(hidden.device), self.column.to(hidden.device)
+        return lm.logits(hidden[row, column]).to(self.token.device, torch.float32).log_softmax(-1)
 
     def nll(self, logp: Tensor) -> Tensor:
         """-log p of the wanted tokens: (N, vocabulary) -> (N,)."""
@@ -93,19 +96,20 @@ def gradient_factors(
 
     Tokens at which x or g is zero (pads, what the loss does not depend on) are left out. float32, detached.
     """
-    paths = [name.removesuffix(".weight") for name in names]
+    paths, scale = [name.removesuffix(".weight") for name in names], lm.loss_scale
     start = torch.zeros((), device=lm.device, requires_grad=True)  # the graph begins at the first module it is added to
     with torch.enable_grad(), ExitStack() as stack:
         for path in paths:
-            stack.enter_context(replaced(lm.model, path, lambda out: out + start.to(out.dtype)))
+            stack.enter_context(replaced(lm.model, path, lambda out: out + start.to(out)))
         seen = stack.enter_context(trace(lm.model, *paths))
         value = loss()
-        gradients = torch.autograd.grad(value, [seen[path].output for path in paths])
+        gradients = torch.autograd.grad(value * scale, [seen[path].output for path in paths])
     found = {}
     for name, path, g in zip(names, paths, gradients, strict=True):
         x = seen[path].input.detach()
         kept = (x != 0).any(-1) & (g != 0).any(-1)  # (rows, columns)
-        found[name] = Factors(x[kept].float(), g[kept].float(), owner[kept.nonzero()[:, 0]])
+        rows = kept.nonzero()[:, 0].to(owner.device)
+        found[name] = Factors(x[kept].to(owner.device).float(), g[kept].to(owner.device).float() / scale, owner[rows])
     return value.detach(), found
 
 
@@ -115,13 +119,13 @@ def edited(lm: LM, updates: Mapping[str, Factors], owner: Tensor) -> Iterator[No
     with ExitStack() as stack:
         for name, factors in updates.items():
 
-            def add(module: nn.Module, args: tuple[Any, ...], output: Tensor, f: Factors = factors) -> Tensor:
-                match = args[0].float() @ f.x.T  # (B, T, R)
+            def add(given: Tensor, output: Tensor, f: Factors = factors) -> Tensor:
+                match = given.to(f.x) @ f.x.T  # (B, T, R)
                 match = match * (owner[:, None, None] == f.owner)
-                change: Tensor = (match @ f.g).to(output.dtype)  # (B, T, d_out)
+                change: Tensor = (match @ f.g).to(output)  # (B, T, d_out)
                 return output + change
 
-            stack.callback(lm.module(name.removesuffix(".weight")).register_forward_hook(add).remove)
+            stack.enter_context(watched(lm.model, name.removesuffix(".weight"), add))
         yield
 
 

@@ -88,11 +88,13 @@ class Log:
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
-    """The records of a file, up to a line that was cut off by a kill."""
+    """The records of a file, up to a line that is none: a kill may have cut it off."""
     found = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+    for line in path.read_bytes().splitlines() if path.is_file() else ():
         try:
-            found.append(json.loads(line))
-        except ValueError:
+            record = json.loads(line)
+            int(record["iteration"])
+        except (ValueError, TypeError, KeyError, RecursionError):
             break
+        found.append(record)
     return found

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from core.errors import UserError
 from editors._mend_settings import MENDSettings
 
 Shape = tuple[int, int]
@@ -56,7 +57,8 @@ class Statistics(nn.Module):
         """Normalised rows, (R, dim) -> (R, dim); in training mode they count first."""
         if self.training:
             self._merge(h.detach())
-        assert self.count > 1, "the network has seen no gradients yet: train it first"
+        if self.count < 2:
+            raise UserError(f"MEND cannot normalise from {int(self.count)} tokens' gradients: a larger accumulate_bs")
         return (h - self.mean) / ((self.squares / (self.count - 1)).sqrt() + 1e-7)
 
     def _merge(self, h: Tensor) -> None:

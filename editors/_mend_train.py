@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from core.errors import UserError
 from core.model import LM
+from core.short import short
 from core.types import Edit
 from editors import _mend_archive as archive
 from editors._mend_factors import shapes_of
@@ -67,6 +68,8 @@ class Training:
         slow = [p for name, p in self.net.named_parameters() if name != "edit_lrs"]
         self.adam = torch.optim.Adam([{"params": slow, "lr": hp.lr}, {"params": [self.net.edit_lrs], "lr": hp.lr_lr}])
         self.progress = Progress()
+        self.saved = 0
+        """The iteration of the last checkpoint."""
         dtype = str(lm.model.dtype).removeprefix("torch.")
         self.header = archive.header(lm, hp, self.net.shapes, data=records.sources, dtype=dtype)
 
@@ -89,6 +92,7 @@ class Training:
                 self._validate()
             if validating or self._due(hp.model_save_pt):
                 self._save(archive.LAST, self._state())
+                self.saved = progress.iteration
         bar.close()
         best, head = archive.load(self.folder / BEST)
         archive.fill(self.net, best, self.folder / BEST)
@@ -109,13 +113,27 @@ class Training:
                 raise UserError(f"{path} was made with {k} {was.get(k)}, now {now.get(k)}; --overwrite starts again")
         net = {name.removeprefix("net."): t for name, t in tensors.items() if name.startswith("net.")}
         archive.fill(self.net, net, path)
+        try:
+            self._restore(tensors)
+            self.progress = Progress(**head["progress"])
+            self.saved = self.progress.iteration + 0  # TypeError if it is no number
+        except (KeyError, ValueError, TypeError) as error:
+            raise UserError(f"{path}: does not say where it was ({short(error)}); --overwrite starts again") from error
+
+    def _restore(self, tensors: dict[str, Tensor]) -> None:
+        """The state of Adam. Raises ValueError if it is not of this network."""
         state: dict[int, dict[str, Tensor]] = {}
         for name, tensor in tensors.items():
             if name.startswith("adam."):
                 _, index, key = name.split(".")
                 state.setdefault(int(index), {})[key] = tensor
+        own = [parameter for group in self.adam.param_groups for parameter in group["params"]]
+        for i, found in state.items():
+            if not 0 <= i < len(own) or {"exp_avg", "exp_avg_sq", "step"} != found.keys():
+                raise ValueError(f"the state of parameter {i}")
+            if not found["exp_avg"].shape == found["exp_avg_sq"].shape == own[i].shape:
+                raise ValueError(f"the shape of parameter {i}")
         self.adam.load_state_dict({**self.adam.state_dict(), "state": state})
-        self.progress = Progress(**head["progress"])
 
     def _finished(self) -> bool:
         p, hp = self.progress, self.hp
@@ -139,7 +157,10 @@ class Training:
         self.net.train()
         metrics = outcome(self.lm, self.net, updates, self.hp)
         self.adam.zero_grad()
-        metrics["loss/total_edit"].mean().backward()
+        (metrics["loss/total_edit"].mean() * self.lm.loss_scale).backward()
+        for parameter in self.net.parameters():
+            if parameter.grad is not None:
+                parameter.grad /= self.lm.loss_scale
         norm = torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.hp.grad_clip)
         if norm.isfinite():
             self.adam.step()

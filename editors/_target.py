@@ -67,8 +67,16 @@ class TargetSettings:
             )
 
     def moments(self, lm: LM) -> dict[int, Tensor]:
-        """C of each layer, (f, f) float64 on the CPU."""
-        return second_moments(lm, self.layers, Corpus(self.mom2_dataset, self.mom2_n_samples, Path(self.stats_dir)))
+        """C of each layer, (f, f) float64 on the CPU.
+
+        A neuron that never fired over the corpus (behind a ReLU, some never do) has only zeros, and C no inverse: it
+        gets 1 on the diagonal, and a key that is zero there too changes nothing of what it writes.
+        """
+        found = second_moments(lm, self.layers, Corpus(self.mom2_dataset, self.mom2_n_samples, Path(self.stats_dir)))
+        for c in found.values():
+            diagonal = c.diagonal()
+            diagonal[diagonal == 0] = 1.0
+        return found
 
 
 def context_templates(lm: LM, shapes: Sequence[tuple[int, int]]) -> tuple[str, ...]:
@@ -189,7 +197,10 @@ def optimise(
         if step == hp.v_num_grad_steps - 1 or not kept:
             break
         adam.zero_grad()
-        loss[kept].sum().backward()
+        (loss[kept].sum() * batch.lm.loss_scale).backward()
+        for delta in deltas:
+            if delta.grad is not None:
+                delta.grad /= batch.lm.loss_scale
         if len(kept) < len(active):
             for i in set(range(len(active))) - set(kept):
                 deltas[active[i]].grad = None  # done: Adam leaves it as it is from here on
@@ -207,18 +218,19 @@ def _read(batch: Batch, point: Resumed, path: str, shift: Tensor, loss_layer: in
     per_row = shift.repeat_interleave(batch.rows_each, 0)  # (rows, d)
 
     def shifted(out: Tensor) -> Tensor:
-        return torch.cat([out[:, :1] + per_row.to(out.dtype).unsqueeze(1), out[:, 1:]], 1)
+        return torch.cat([out[:, :1] + per_row.to(out).unsqueeze(1), out[:, 1:]], 1)
 
     watched = [] if loss_layer is None else [lm.block(loss_layer)]
     with replaced(lm.model, path, shifted), trace(lm.model, *watched) as seen:
         final = point.run()  # (rows, columns, d)
     told = final if loss_layer is None else lm.module(lm.paths.final_norm)(seen[lm.block(loss_layer)].output)
-    row, column, token, edit_of = batch.reads
-    logp = lm.logits(told[row, column]).float().log_softmax(-1).gather(1, token.unsqueeze(1)).squeeze(1)
+    row, column, token, edit_of = (index.to(told.device) for index in batch.reads)
+    logp = lm.logits(told[row, column]).to(told.device, torch.float32).log_softmax(-1)
+    logp = logp.gather(1, token.unsqueeze(1)).squeeze(1)
     count = torch.zeros(len(shift), device=logp.device).index_add(0, edit_of, torch.ones_like(logp))
     nll = -torch.zeros(len(shift), device=logp.device).index_add(0, edit_of, logp) / count
     after = lm.logits(final[batch.rows_each - 1 :: batch.rows_each, 0]).float().log_softmax(-1)
-    return nll, after
+    return nll.to(shift.device), after.to(shift.device)
 
 
 @torch.no_grad()

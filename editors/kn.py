@@ -2,7 +2,8 @@
 
 Dai et al., *Knowledge Neurons in Pretrained Transformers* (ACL 2022), equations 2-3, as run by the paper on
 autoregressive models. Legend: a_l (f) output of the MLP's first projection at the prompt's last token, before the
-non-linearity; g the n tokens of the old answer, t those of the new one; E the input embedding.
+non-linearity (the gate's half of it, where gate and up are one matrix); g the n tokens of the old answer, t those of
+the new one; E the input embedding.
 
     score_l = 1/n sum_i  a_l / S  sum_s  d P(g_i | prompt_i, a_l scaled by s / (S - 1)) / d a_l,    s = 0..S-1
 
@@ -25,12 +26,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from core.errors import UserError
 from core.generate import greedy
 from core.hooks import replaced
 from core.model import LM, orient
 from core.resume import Resumed, resume
 from core.tokens import Row, continuation, encode, pad, target_ids
 from core.types import Deltas, Edit, Mode
+from core.weights import at_hand
+
+TINY = torch.finfo(torch.float32).tiny
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,7 @@ class KN:
     hparams = KNSettings
 
     def __init__(self, lm: LM, hp: KNSettings) -> None:
+        at_hand(lm.model, [*(f"{lm.mlp_out(layer)}.weight" for layer in range(lm.n_layers)), lm.embeddings])
         self.lm, self.hp = lm, hp
         self.notes: dict[str, Any] = {}
 
@@ -90,6 +96,8 @@ class KN:
         """Integrated gradients of the old answer's probability, (layers, f) float32."""
         lm = self.lm
         old, prompt = self._answer(edit.old), encode(lm, edit.prompt)
+        if not old:
+            raise UserError(f"edit {edit.index}: KN looks for the neurons of the old answer, but 'pred' is empty")
         if self.hp.grow_prompt:
             said = greedy(lm, [prompt], len(old), past_end=True)[0]
             rows, wanted = [prompt + said[:i] for i in range(len(old))], [[token] for token in old]
@@ -100,7 +108,7 @@ class KN:
         answers = torch.tensor(wanted, device=lm.device)  # (prompts, answers each)
         scores = []
         for layer, path in enumerate(paths):
-            activations = seen[path].output[:, -1].float()  # (prompts, f)
+            activations = seen[path].output[:, -1, : lm.key_width(layer)].float()  # (prompts, f)
             gradients = self._gradients(points[layer], activations, answers)
             scores.append((activations * gradients.to(activations)).sum(0) / self.hp.steps / len(old))
         return torch.stack([score.to(lm.device) for score in scores])
@@ -114,12 +122,15 @@ class KN:
             scaled = torch.einsum("s,pf->psf", scales, activations).flatten(0, 1).requires_grad_()  # (copies, f)
 
             def substituted(out: Tensor, scaled: Tensor = scaled) -> Tensor:
-                return scaled.to(out.dtype).unsqueeze(1)
+                return torch.cat([scaled.to(out.dtype).unsqueeze(1), out[..., scaled.shape[1] :]], -1)
 
             with torch.enable_grad(), replaced(lm.model, path, substituted):
                 chances = lm.logits(point.rows(row).run()[:, -1]).float().softmax(-1)  # (copies, vocabulary)
                 wanted = chances.gather(1, answers[row.to(answers.device)].to(chances.device))
-                gradient = torch.autograd.grad(wanted.sum(), scaled)[0]
+                wanted = wanted.sum(1)  # (copies,)
+                # A small P's gradient may be too small for the model's dtype; that of log P is 1 / P times as large.
+                gradient = torch.autograd.grad(wanted.clamp(min=TINY).log().sum(), scaled)[0]
+            gradient *= wanted.detach().to(gradient).unsqueeze(1)
             total += gradient.view(prompts, len(scales), -1).sum(1)
         return total
 
@@ -127,9 +138,9 @@ class KN:
         """What is added to every neuron's row, (d,) float32."""
         lm, new = self.lm, self._answer(edit.target)
         said = greedy(lm, [encode(lm, edit.prompt)], len(new), past_end=True)[0]
-        embed = lm.model.get_input_embeddings().weight.float()
+        embed = lm.model.get_input_embeddings().weight
         factor = -2 if len(new) == 1 else -1
-        row: Tensor = factor * embed[said].sum(0) + embed[new].sum(0)
+        row: Tensor = factor * embed[said].float().sum(0) + embed[new].float().sum(0)
         return row
 
     def _answer(self, text: str) -> Row:

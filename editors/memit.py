@@ -23,14 +23,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from core.errors import UserError
+from core.errors import EditRefused, UserError
 from core.generate import in_batches
 from core.hooks import trace
 from core.model import LM, orient
 from core.resume import resume
 from core.tokens import Row, in_template, pad
 from core.types import Deltas, Edit, Mode
-from core.weights import add_, preserved
+from core.weights import add_, at_hand, preserved
 from editors._target import Batch, Prompts, TargetSettings, context_templates, optimise, prompts_of
 
 Factor = tuple[Tensor, Tensor | None]
@@ -65,10 +65,12 @@ class MEMIT:
 
     def __init__(self, lm: LM, hp: MEMITSettings) -> None:
         hp.check(lm)
+        at_hand(lm.model, [f"{lm.mlp_out(layer)}.weight" for layer in hp.layers])
         self.lm, self.hp = lm, hp
         self.templates = hp.context_templates or context_templates(lm, hp.context_template_length_params)
         self.notes: dict[str, Any] = {}
-        self.factors = {layer: factorise(c, f"second moments of layer {layer}") for layer, c in hp.moments(lm).items()}
+        moments = hp.moments(lm)  # gigabytes of a large model: each is let go once it is factorised
+        self.factors = {layer: factorise(moments.pop(layer), f"second moments of layer {layer}") for layer in hp.layers}
 
     def deltas(self, edits: Sequence[Edit]) -> Deltas:
         """The update for all `edits` at once. The model is the same before and after."""
@@ -173,7 +175,10 @@ def spread(factor: Factor, keys: Tensor, residual: Tensor, weight: float) -> Ten
     small = (
         weight * torch.eye(keys.shape[1], dtype=lower.dtype, device=lower.device) + keys.to(lower).T @ solved
     )  # (B, B)
-    right = torch.linalg.solve(small, residual.to(lower).T)  # small is symmetric
+    try:
+        right = torch.linalg.solve(small, residual.to(lower).T)  # small is symmetric
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+        raise EditRefused(f"lambda I + K^T C^-1 K cannot be solved with ({str(error).splitlines()[0]})") from error
     update: Tensor = (solved @ right).T
     return update.to(device)
 

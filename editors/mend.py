@@ -24,10 +24,12 @@ import torch
 from core.errors import UserError
 from core.generate import BATCH_TOKENS
 from core.model import LM, orient
+from core.short import short
 from core.types import Deltas, Edit, Mode
+from core.weights import at_hand
 from editors import _mend_archive as archive
 from editors._mend_factors import Asked, ask, gradient_factors, shapes_of
-from editors._mend_net import Network
+from editors._mend_net import Network, Statistics
 from editors._mend_settings import MENDSettings
 
 
@@ -41,6 +43,7 @@ class MEND:
     def __init__(self, lm: LM, hp: MENDSettings) -> None:
         self.lm, self.hp = lm, hp
         self.net = opened(hp.files(lm.name)["archive"], lm, hp).to(lm.device).eval()
+        at_hand(lm.model, self.net.shapes)
         self.notes: dict[str, Any] = {}
 
     def deltas(self, edits: Sequence[Edit]) -> Deltas:
@@ -100,12 +103,15 @@ def opened(path: Path, lm: LM, hp: MENDSettings) -> Network:
     for key, value in mine.items():
         if made[key] != value:
             raise UserError(
-                f"{path} was trained with {key}: {made[key]}, the settings say {value}; change them or train again"
+                f"{path} was trained with {key}: {short(made[key])}, the settings say {short(value)}; "
+                "change them or train again"
             )
     if shapes != shapes_of(lm, list(shapes)) or shapes.keys() != set(hp.inner_params):
         raise UserError(f"{path}: its header is damaged; train it again")
     net = Network(shapes, hp)
     archive.fill(net, tensors, path)
+    if any(isinstance(part, Statistics) and part.count < 2 for part in net.modules()):
+        raise UserError(f"{path}: its network has seen no gradients; train it again")
     return net
 
 

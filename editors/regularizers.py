@@ -20,12 +20,10 @@ CHUNK = 1 << 22
 def regularizer(name: str, keep: float) -> Regularizer:
     """(weight, delta) -> delta for one of NAMES; `keep` in (0, 1] is the share that stays.
 
-    `random` draws with the run's seed.
+    `random` draws from torch's own generator, which every update of a run seeds anew.
     """
-    if name == "random":
-        generator = torch.Generator().manual_seed(torch.initial_seed())
-        return lambda weight, delta: keep_random(delta, keep, generator)
     return {
+        "random": lambda weight, delta: keep_random(delta, keep),
         "rect": lambda weight, delta: rect(weight, delta, keep),
         "magnitude": lambda weight, delta: keep_top(delta, delta.abs(), keep),
         "pca": lambda weight, delta: pca(delta, keep),
@@ -46,9 +44,9 @@ def rect(weight: Tensor, delta: Tensor, keep: float) -> Tensor:
     return keep_top(delta, change.abs_(), keep)
 
 
-def keep_random(delta: Tensor, keep: float, generator: torch.Generator) -> Tensor:
-    """A random share of D's entries."""
-    return keep_top(delta, torch.rand(delta.shape, generator=generator).to(delta.device), keep)
+def keep_random(delta: Tensor, keep: float) -> Tensor:
+    """A random share of D's entries. Drawn on the CPU: a seed keeps the same entries whatever the device."""
+    return keep_top(delta, torch.rand(delta.shape).to(delta.device), keep)
 
 
 def pca(delta: Tensor, keep: float) -> Tensor:
@@ -62,7 +60,7 @@ def pca(delta: Tensor, keep: float) -> Tensor:
 def keep_top(delta: Tensor, score: Tensor, keep: float) -> Tensor:
     """D where the float32 `score` >= 0 is among the count(keep, n) largest, zero elsewhere; the first of ties stay."""
     k = count(keep, delta.numel())
-    bits = score.contiguous().view(torch.int32).flatten()  # non-negative floats order like their bit patterns
+    bits = score.float().contiguous().view(torch.int32).flatten()  # non-negative floats order like their bit patterns
     threshold = _kth_largest(bits, k)
     kept = bits > threshold
     ties = (bits == threshold).nonzero().flatten()

@@ -20,11 +20,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from core.errors import EditRefused, UserError
 from core.model import LM, orient
 from core.resume import resume
 from core.types import Deltas, Edit, Mode
-from core.weights import add_, preserved
+from core.weights import add_, at_hand, preserved
 from editors._target import Batch, TargetSettings, context_templates, optimise, prompts_of
+
+SMALLEST = 1e-6
+"""|k . u| / |k| from which on an edit is refused: float32 sums thousands of terms to about that, the sign is noise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,12 +48,14 @@ class ROME:
 
     def __init__(self, lm: LM, hp: ROMESettings) -> None:
         hp.check(lm)
+        at_hand(lm.model, [f"{lm.mlp_out(layer)}.weight" for layer in hp.layers])
         self.lm, self.hp = lm, hp
         self.templates = hp.context_templates or context_templates(lm, hp.context_template_length_params)
         self.notes: dict[str, Any] = {}
         self.factors: dict[int, tuple[Tensor, Tensor]] = {}
         if hp.mom2_adjustment:
-            self.factors = {layer: torch.linalg.lu_factor(c) for layer, c in hp.moments(lm).items()}
+            moments = hp.moments(lm)  # gigabytes of a large model: each is let go once it is factorised
+            self.factors = {layer: factorise(moments.pop(layer), layer) for layer in dict.fromkeys(hp.layers)}
 
     def deltas(self, edits: Sequence[Edit]) -> Deltas:
         """The update for one edit: {weight name: rank-one change}. The model is the same before and after."""
@@ -75,6 +81,8 @@ class ROME:
         found = optimise(batch, points[layer], lm.mlp(layer), h0, self.hp)
         key = keys.mean(0) if self.hp.key == "mean" else keys[0]
         denominator = key @ u
+        if not denominator.abs() >= SMALLEST * key.norm():
+            raise EditRefused(f"layer {layer}: the denominator k . u is {denominator:.3g} with |k| = {key.norm():.3g}")
         v = (h0[0].float() + found.delta[0] - seen[out].output[0, batch.column].float()) / denominator
         self.notes[f"layer {layer}"] = {
             "denominator": float(denominator),
@@ -91,6 +99,16 @@ class ROME:
             kbar = torch.linalg.lu_solve(*self.factors[layer], right).squeeze(1).to(kbar)
         u: Tensor = kbar / kbar.norm()
         return u
+
+
+def factorise(c: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+    """LU factors and pivots of C (f, f) float64. UserError if it is singular."""
+    factors, pivots, _ = torch.linalg.lu_factor_ex(c)
+    if not factors.diagonal().abs().min() > 0:
+        raise UserError(
+            f"second moments of layer {layer}: singular, collected over too few tokens; raise mom2_n_samples"
+        )
+    return factors, pivots
 
 
 EDITOR = ROME

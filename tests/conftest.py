@@ -34,7 +34,7 @@ CONFIGS = {
     ),
 }
 FAMILIES = tuple(CONFIGS)
-"""Those every test with the `lm` fixture runs on; the others have tests/test_families.py."""
+"""Those every test with the `lm` fixture runs on."""
 SIZES = {**CONFIGS["llama"], "head_dim": 8}
 OTHERS = {
     "gpt_neox": dict(
@@ -44,6 +44,15 @@ OTHERS = {
     "qwen2": CONFIGS["llama"],
     "qwen3": SIZES,
     "gemma3_text": {**SIZES, "sliding_window": 16},
+    "phi3": CONFIGS["llama"],
+    "opt": dict(
+        num_hidden_layers=4,
+        hidden_size=32,
+        ffn_dim=48,
+        num_attention_heads=4,
+        max_position_embeddings=128,
+        init_std=0.15,  # its name for initializer_range
+    ),
 }
 
 
@@ -86,6 +95,12 @@ def tiny(family: str, seed: int = 0) -> LM:
 
 @pytest.fixture(params=FAMILIES)
 def lm(request: pytest.FixtureRequest) -> LM:
+    return tiny(request.param)
+
+
+@pytest.fixture(params=(*CONFIGS, *OTHERS))
+def any_lm(request: pytest.FixtureRequest) -> LM:
+    """A model of each family of the table."""
     return tiny(request.param)
 
 

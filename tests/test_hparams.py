@@ -161,3 +161,123 @@ def test_rome_has_the_released_values(model: str) -> None:
     assert (hp.clamp_norm_factor, hp.kl_factor, hp.mom2_adjustment, hp.key) == (4, 0.0625, False, "prompt")
     assert hp.context_template_length_params == ((5, 10), (10, 10))
     assert (hp.mom2_dataset, hp.mom2_n_samples) == ("wikipedia", 100000)
+
+
+# --- files as the authors released them -----------------------------------------------------------------------------
+
+OPTIMISED = """
+fact_token: "subject_last"
+v_num_grad_steps: 20
+v_lr: 5e-1
+v_loss_layer: 47
+v_weight_decay: 5e-1
+kl_factor: 0.0625
+rewrite_module_tmp: "transformer.h.{}.mlp.c_proj"
+layer_module_tmp: "transformer.h.{}"
+mlp_module_tmp: "transformer.h.{}.mlp"
+attn_module_tmp: "transformer.h.{}.attn"
+ln_f_module: "transformer.ln_f"
+lm_head_module: "transformer.wte"
+mom2_dataset: "wikipedia"
+mom2_n_samples: 100000
+mom2_dtype: "float32"
+stats_dir: "./data/stats"
+"""
+NETWORK = """
+model_class: GPT2LMHeadModel
+tokenizer_class: GPT2Tokenizer
+tokenizer_name: ./hugging_cache/gpt2-xl
+inner_params:
+- transformer.h.45.mlp.c_proj.weight
+- transformer.h.45.mlp.c_fc.weight
+- transformer.h.46.mlp.c_proj.weight
+- transformer.h.46.mlp.c_fc.weight
+- transformer.h.47.mlp.c_proj.weight
+- transformer.h.47.mlp.c_fc.weight
+alg: MEND
+lr: 1e-6
+edit_lr: 1e-4
+lr_lr: 1e-4
+seed: 42
+cedit: 0.1
+cloc: 1.0
+cbase: 1.0
+dropout: 0.0
+train_base: False
+no_grad_layers: null
+one_sided: False
+n_hidden: 1
+hidden_dim: null
+init: id
+norm: True
+combine: True
+x_only: False
+delta_only: False
+act: relu
+rank: 1920
+mlp_class: IDMLP
+shared: True
+results_dir: ./results
+"""
+TRAINING = """
+batch_size: 1
+val_batch_size: 5
+accumulate_bs: 10
+opt: Adam
+grad_clip: 100.
+max_iters: 100000
+val_interval: 1000
+val_steps: 500
+early_stop_patience: 20000
+early_stop_key: "loss/total_edit_val"
+log_interval: 1000
+eval_log_interval: 1000
+final_eval: True
+model_save_pt: 5000
+silent: False
+verbose: True
+debug: False
+save: False
+eval_only: False
+half: False
+"""
+MODULES = ("rewrite_module_tmp", "layer_module_tmp", "mlp_module_tmp", "attn_module_tmp", "ln_f_module")
+CLASSES = ("model_class", "tokenizer_class", "tokenizer_name", "alg", "results_dir")
+RELEASED: dict[str, tuple[str, tuple[str, ...]]] = {
+    "ROME": (
+        "layers: [17]\nclamp_norm_factor: 4\nmom2_adjustment: false\n"
+        f"context_template_length_params: [[5, 10], [10, 10]]{OPTIMISED}",
+        (*MODULES, "lm_head_module"),
+    ),
+    "MEMIT": (
+        "layers: [13, 14, 15, 16, 17]\nclamp_norm_factor: 0.75\nlayer_selection: all\nmom2_adjustment: true\n"
+        f"mom2_update_weight: 20000{OPTIMISED}",
+        (*MODULES, "lm_head_module", "layer_selection"),
+    ),
+    "KN": (
+        "lr_scale: 1.0\nn_toks: 10\nrefine: false\nbatch_size: 20\nsteps: 20\nadaptive_threshold: 0.2\np: 0.4\n",
+        (),
+    ),
+    "MEND": (f"archive: ./results/models/MEND/gpt2-xl{NETWORK}max_length: 40\n", (*CLASSES, "archive", "max_length")),
+    "TRAINING/MEND": (f"archive: null{NETWORK}{TRAINING}", (*CLASSES, "archive")),
+}
+"""Per file of gpt2-xl its text as released, and the keys that are taken from elsewhere."""
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_a_released_file_loads_as_the_shipped_one(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text, elsewhere = RELEASED[name]
+    method = name.removeprefix("TRAINING/")
+    path = tmp_path / "gpt2-xl.yaml"
+    common = f'alg_name: "{method}"\nmodel_name: "./hugging_cache/gpt2-xl"\ndevice: 0\nmodel_parallel: false\n'
+    path.write_text(common + text)
+    found = load(EDITORS[method].hparams, path)
+    if hasattr(found, "stats_dir"):
+        assert Path(found.stats_dir) == Path("data/stats")
+        found = dataclasses.replace(found, stats_dir="data/stats")
+    assert found == load(EDITORS[method].hparams, ROOT / f"hparams/{name}/gpt2-xl.yaml")
+    (notice,) = capsys.readouterr().err.splitlines()
+    told = notice.removeprefix(f"{path}: ").split(": ")[1].split(", ")
+    assert set(told) == {"alg_name", "model_name", "device", "model_parallel", *elsewhere}

@@ -10,6 +10,7 @@ from reference import kn as naive
 from safetensors.torch import load_file
 
 from core import hparams
+from core.errors import UserError
 from core.model import LM, load, orient
 from core.tokens import continuation, encode
 from core.types import Edit
@@ -84,3 +85,9 @@ def test_switches_without_a_meaning_are_refused() -> None:
     for changes in ({"refine": True}, {"lr_scale": 0.5}, {"steps": 0}):
         with pytest.raises(ValueError, match="expected"):
             dataclasses.replace(SETTINGS, **changes)
+
+
+def test_an_edit_without_an_old_answer_is_refused() -> None:
+    """Its neurons would be those of nothing: no number, and silently no update."""
+    with pytest.raises(UserError, match="edit 7: KN looks for the neurons of the old answer, but 'pred' is empty"):
+        KN(tiny("gpt2"), SETTINGS).deltas([Edit("Where is Ann?", "Ann", "Rome", "", index=7)])

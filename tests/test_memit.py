@@ -10,9 +10,9 @@ from reference import memit as naive
 from safetensors.torch import load_file
 
 from core import hparams
+from core.editing import edit_model
 from core.errors import UserError
 from core.model import LM, load
-from core.run import edit_model
 from core.types import Edit
 from core.weights import add_
 from editors import _target

@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from core import data, hparams
+from core.editing import edit_model
 from core.errors import UserError
 from core.model import LM, load, orient
-from core.run import edit_model
 from core.tokens import Padded
 from core.types import Edit
 from core.weights import add_, preserved
@@ -273,17 +273,6 @@ def test_edits_in_sequence_and_in_bfloat16(edits: list[Edit], tmp_path: Path) ->
     editor = MEND(again, hp)
     again.model.to(torch.bfloat16)
     assert all(d.dtype == torch.float32 and d.isfinite().all() for d in editor.deltas(edits).values())
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_cuda_makes_the_same_edit(lm: LM, edits: list[Edit], tmp_path: Path) -> None:
-    hp = settings(lm, archive_dir=str(tmp_path))
-    archived(lm, hp, network(lm, hp))
-    here = MEND(lm, hp).deltas(edits)
-    lm.model.to("cuda")
-    for name, delta in MEND(lm, hp).deltas(edits).items():
-        assert relative(delta.cpu(), here[name]) < 1e-3
 
 
 def test_weights_are_matched_by_name(lm: LM, edits: list[Edit], tmp_path: Path) -> None:

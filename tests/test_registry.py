@@ -14,11 +14,12 @@ from test_mend import archived, network
 
 from core import hparams
 from core.cli import MODES
+from core.editing import edit_model
 from core.errors import UserError
 from core.model import LM
 from core.quality import probe
 from core.registry import discover, pick
-from core.run import batches, edit_model
+from core.run import batches
 from core.types import Edit, Mode
 
 EDITORS: dict[str, Any] = discover("editors", "EDITOR")
@@ -97,6 +98,11 @@ def make(name: str, lm: LM, folder: Path) -> Any:
     hp = dataclasses.replace(hp, **{key: value for key, value in small(lm, folder).items() if key in fields})
     PREPARE.get(name, lambda lm, hp: None)(lm, hp)
     return EDITORS[name](lm, hp)
+
+
+@pytest.fixture
+def lm(any_lm: LM) -> LM:
+    return any_lm
 
 
 def batch_for(editor: Any, edits: list[Edit]) -> list[Edit]:

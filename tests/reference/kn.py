@@ -30,13 +30,14 @@ def attribution(lm: LM, hp: KNSettings, prompt: Row, token: int, layer: int) -> 
     path = lm.mlp_in(layer)
     with torch.no_grad(), trace(lm.model, path) as seen:
         logits(lm, [prompt])
-    activation = seen[path].output[0, -1]
+    activation = seen[path].output[0, -1, : lm.key_width(layer)]
     gradient = torch.zeros_like(activation)
     for scales in torch.linspace(0, 1, hp.steps).split(hp.batch_size):
         scaled = (scales.unsqueeze(1) * activation).requires_grad_()
 
         def substituted(out: Tensor, scaled: Tensor = scaled) -> Tensor:
-            return torch.cat([out[:, :-1], scaled.unsqueeze(1)], 1)
+            last = torch.cat([scaled.unsqueeze(1), out[:, -1:, len(activation) :]], 2)
+            return torch.cat([out[:, :-1], last], 1)
 
         with replaced(lm.model, path, substituted):
             chances = logits(lm, [prompt] * len(scales)).softmax(-1)[:, token]

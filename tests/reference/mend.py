@@ -47,8 +47,8 @@ def token_factors(lm: LM, edits: Sequence[Edit], names: Sequence[str]) -> dict[s
         hook.remove()
     out = {}
     for name, passes in seen.items():
-        x = torch.cat([x.detach()[0] for x, _ in passes])
-        g = torch.cat([y.grad[0] for _, y in passes if y.grad is not None])
+        x = torch.cat([x.detach().flatten(0, -2) for x, _ in passes])
+        g = torch.cat([y.grad.flatten(0, -2) for _, y in passes if y.grad is not None])
         kept = (x != 0).any(1) & (g != 0).any(1)
         out[name] = Factors(x[kept], g[kept], torch.zeros(int(kept.sum()), dtype=torch.long, device=x.device))
     return out

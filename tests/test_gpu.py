@@ -1,0 +1,148 @@
+"""What a GPU must do as the CPU does. Each test runs on both: on the CPU for everyone, on a GPU by `make gpu-check`."""
+
+import dataclasses
+import json
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from conftest import FAMILIES, ROOT, tiny
+from test_registry import EDITORS, batch_for, make
+from torch import Tensor
+
+from core import hparams
+from core.generate import complete
+from core.model import DTYPES, LM, load
+from core.quality import probe
+from core.registry import discover
+from core.weights import add_
+
+CUDA = (pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"))
+TASKS = discover("tasks", "TASK")
+RUNS = [
+    ("ROME", "Instance-Sequential", None),
+    ("KN", "Instance-Sequential", None),
+    ("MEMIT", "Batch-Single", None),
+    ("MEMIT", "Batch-Sequential", 2),
+    ("MEND", "Batch-Single", None),
+    ("MEND", "Batch-Sequential", 2),
+]
+PROMPTS = ["London is the capital of", "A", "The mother tongue of Anna Bell is"]
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=CUDA)])
+def device(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def relative(found: Tensor, wanted: Tensor) -> float:
+    """|found - wanted| / |wanted|"""
+    return float((found.cpu().float() - wanted).norm() / wanted.norm())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", EDITORS)
+def test_a_device_makes_the_same_edit(name: str, family: str, device: str, edits, tmp_path: Path) -> None:
+    """The norm of the difference is within 1e-3 of the norm of the update made on the CPU."""
+    lm = tiny(family)
+    editor = make(name, lm, tmp_path)
+    batch = batch_for(editor, edits)
+    here = editor.deltas(batch)
+    lm.model.to(device)
+    there = EDITORS[name](lm, editor.hp).deltas(batch)
+    assert there.keys() == here.keys()
+    for parameter, delta in here.items():
+        assert relative(there[parameter], delta) <= 1e-3, parameter
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_device_says_the_same(family: str, device: str, edits) -> None:
+    lm = tiny(family)
+    here = [complete(lm, PROMPTS, 4), complete(lm, PROMPTS, 1, ("yes", "no"))], [p.said for p in probe(lm, edits)]
+    lm.model.to(device)
+    assert here == (
+        [complete(lm, PROMPTS, 4), complete(lm, PROMPTS, 1, ("yes", "no"))],
+        [p.said for p in probe(lm, edits)],
+    )
+
+
+@pytest.mark.parametrize(("dtype", "near"), [("bfloat16", 0.05), ("float16", 0.01)])
+@pytest.mark.parametrize("name", EDITORS)
+def test_half_precision(name: str, dtype: str, near: float, device: str, edits, tmp_path: Path) -> None:
+    """Deltas in float32, near those of the float32 model; what rounding takes from them is told."""
+    lm = tiny("gpt2")
+    editor = make(name, lm, tmp_path)
+    batch = batch_for(editor, edits)
+    here = editor.deltas(batch)
+    lm.model.to(device, DTYPES[dtype])
+    there = EDITORS[name](lm, editor.hp).deltas(batch)
+    assert there.keys() == here.keys()
+    for parameter, delta in there.items():
+        assert delta.dtype == torch.float32 and relative(delta, here[parameter]) < near
+        weight = lm.model.get_parameter(parameter)
+        before = weight.float()
+        lost = add_(lm.model, {parameter: delta})[parameter]
+        assert weight.dtype == DTYPES[dtype]
+        assert 0 < lost == pytest.approx(relative(weight.float() - before, delta.cpu()), rel=1e-3)
+
+
+# --- the scripts ----------------------------------------------------------------------------------------------------
+
+
+def script(monkeypatch: pytest.MonkeyPatch, *argv: object) -> None:
+    monkeypatch.setattr(sys, "argv", list(map(str, argv)))
+    monkeypatch.chdir(ROOT)
+    runpy.run_path(str(ROOT / str(argv[0])), run_name="__main__")
+
+
+def common(folder: Path, out: Path, device: str) -> list[object]:
+    return ["--model", folder, "--data", ROOT / "data/sample", "--limit", 2, "--device", device, "--results", out]
+
+
+def settings(name: str, lm: LM, folder: Path) -> Path:
+    """A settings file for the tiny model."""
+    hp = make(name, lm, folder).hp
+    if hasattr(hp, "context_templates"):
+        hp = dataclasses.replace(hp, context_templates=("{}", "The first day. {}"))
+    file = folder / f"{name}.yaml"
+    file.write_text(yaml.safe_dump(json.loads(json.dumps(dataclasses.asdict(hp)))))
+    assert hparams.load(EDITORS[name].hparams, file) == hp
+    return file
+
+
+def results(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob("**/result-*.json"))]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_all_eight_tasks(
+    dtype: str, device: str, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script(monkeypatch, "test-task.py", "all", *common(tiny_folder, tmp_path, device), "--dtype", dtype)
+    found = results(tmp_path)
+    assert {result["task"] for result in found} == set(TASKS) and all(result["n"] == 2 for result in found)
+    assert all(result["environment"]["device"].startswith(device) for result in found)
+
+
+@pytest.mark.parametrize(("method", "mode", "size"), RUNS, ids=lambda value: str(value))
+def test_methods_and_modes(
+    method: str, mode: str, size: int | None, device: str, tiny_folder: Path, tmp_path: Path, monkeypatch
+) -> None:
+    """Four edits through the real script; the edited model is saved, and read back says the same."""
+    lm = load(tiny_folder, "tiny-gpt2", "cpu")
+    more = ["--hparams", settings(method, lm, tmp_path), "--save-model", tmp_path / "edited", "--overwrite"]
+    edited = [mode, method, 200, 204, 1, *([] if size is None else [size])]
+    out = tmp_path / "out"
+    script(monkeypatch, "test-task-after.py", "NER", *edited, *common(tiny_folder, out, device), *more)
+    (result,) = results(out)
+    assert len(result["updates"]) == {"Instance-Sequential": 4, "Batch-Single": 1, "Batch-Sequential": 2}[mode]
+    assert all(norm > 0 for update in result["updates"] for norm in update["norms"].values())
+    saved = load(tmp_path / "edited", "tiny-gpt2", device)
+    changed = {n for n, p in lm.model.named_parameters() if not torch.equal(p, saved.model.get_parameter(n).cpu())}
+    assert changed == {name for update in result["updates"] for name in update["norms"]}
+    prompt = result["edits"][0]["prompt"]
+    assert complete(saved, [prompt], 3) == complete(load(tmp_path / "edited", "tiny-gpt2", "cpu"), [prompt], 3)
