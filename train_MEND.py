@@ -7,7 +7,8 @@ from pathlib import Path
 
 from core import data, hparams
 from core.cli import Parser, positive, script
-from core.errors import UserError
+from core.errors import Interrupted, UserError
+from core.lock import held
 from core.model import DTYPES, load
 from core.results import writable
 from core.sources import find_data, find_model
@@ -23,6 +24,8 @@ def arguments() -> Namespace:
     p.add_argument("--model", help="name in hugging_cache/ or a folder (default: gpt2-xl if there, else the embedded)")
     p.add_argument("--device", help="e.g. cuda, cuda:1 or cpu (default: cuda if there)")
     p.add_argument("--dtype", choices=DTYPES, default="float32", help="of the model's weights (default: float32)")
+    p.add_argument("--device-map", metavar="MAP", help="auto, balanced or sequential: spread the layers over all GPUs")
+    p.add_argument("--attn", metavar="NAME", help="attention: sdpa, eager or flash_attention_2 (default: the model's)")
     p.add_argument("--data", type=Path, metavar="DIR", help="folder with training-data/ to use instead of data/")
     p.add_argument("--hparams", type=Path, metavar="FILE", help="default: hparams/TRAINING/MEND/MODEL.yaml")
     p.add_argument("--out", type=Path, metavar="DIR", help="default: result/models/MEND/MODEL")
@@ -48,22 +51,45 @@ def main() -> None:
     hp = settings(args, name)
     sources = {part: find_data(file, args.data) for part, file in FILES.items()}
     train, validation = (data.training(sources[part].path) for part in FILES)
-    folder = args.out or hp.archive(name)
-    there = [folder / file for file in (BEST, LAST) if (folder / file).is_file()]
-    if there and not (args.resume or args.overwrite):
-        raise UserError(f"{there[0]} exists: --resume goes on with that training, --overwrite starts again")
-    writable(folder, "--out")
-    lm = load(model_folder, name, args.device, args.dtype)
     records = Records(train, validation, {part: source.describe() for part, source in sources.items()})
-    training = Training(lm, hp, records, folder)
-    if args.resume:
-        training.resume()
-    else:
-        for file in there:
-            file.unlink()
-    start = time.perf_counter()
-    found = training.run()
-    report(training, found, time.perf_counter() - start)
+    folder = args.out or hp.archive(name)
+    startable(folder, args)
+    writable(folder, "--out")
+    with held([folder / ".lock"], "training here"):
+        there = startable(folder, args)
+        lm = load(model_folder, name, args.device, args.dtype, device_map=args.device_map, attn=args.attn)
+        training = Training(lm, hp, records, folder)
+        if args.resume:
+            training.resume()
+        else:
+            for file in there:
+                file.unlink()
+        start = time.perf_counter()
+        found = run(training)
+        report(training, found, time.perf_counter() - start)
+
+
+def startable(folder: Path, args: Namespace) -> list[Path]:
+    """The files of a training that is there already. UserError unless the command line says what to do with them."""
+    there = [folder / file for file in (LAST, BEST) if (folder / file).is_file()]
+    if there and not (args.resume or args.overwrite):
+        resume = "--resume goes on with that training, " if there[0].name == LAST else ""
+        raise UserError(f"{there[0]} exists: {resume}--overwrite starts again")
+    return there
+
+
+def run(training: Training) -> dict[str, float]:
+    """Train; what ends it early says what is kept."""
+    try:
+        return training.run()
+    except KeyboardInterrupt as signal:
+        kept = f"iteration {training.saved} of {training.hp.max_iters} is kept in {training.folder}; --resume goes on"
+        told = f"{kept} from there" if training.saved else "nothing is kept yet; --overwrite starts again"
+        raise Interrupted(told) from signal
+    except OSError as error:
+        raise UserError(
+            f"cannot write {training.folder}: {error.strerror}; with room there, --resume goes on"
+        ) from error
 
 
 def report(training: Training, found: dict[str, float], seconds: float) -> None:

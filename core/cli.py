@@ -1,25 +1,22 @@
 """The command line of test-task.py and test-task-after.py: arguments in, result files and a table out."""
 
 import argparse
+import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import transformers
 
-from core import data, hparams, quality, results
-from core.errors import UserError
-from core.model import DTYPES, LM
-from core.registry import pick
-from core.run import Regularize, batches, edit_model
+from core.edit_session import MODES, EditSession, Plugins
+from core.errors import Interrupted, UserError
+from core.model import DTYPES
 from core.session import Session
-from core.sources import Source, find_data
-from core.types import Edit, Editor, Mode, Task
+from core.types import Task
 
-MODES: tuple[Mode, ...] = ("Instance-Sequential", "Batch-Single", "Batch-Sequential")
 RESULTS = Path("test-result")
+KEPT = "what is finished is kept; the same command goes on from there"
 
 
 class Parser(argparse.ArgumentParser):
@@ -30,24 +27,57 @@ class Parser(argparse.ArgumentParser):
 
 
 def script(main: Callable[[], None]) -> None:
-    """Run a script's main function; a UserError becomes one line on stderr and exit code 2."""
+    """Run a script's main function.
+
+    A UserError becomes one line on stderr and exit code 2; SIGINT and SIGTERM one line that says what is kept and how
+    to go on, and the exit code a shell expects (130, 143). A second signal does not wait for what the first one saves.
+    """
     transformers.logging.set_verbosity_error()  # its tables about a model that does not load are not one line
+    caught: list[int] = []
+
+    def stop(number: int, frame: object) -> NoReturn:
+        caught.append(number)
+        raise KeyboardInterrupt
+
+    def swallowed(unraisable: "sys.UnraisableHookArgs") -> None:
+        """What is raised in a destructor ends there: a signal that came at such a moment comes once more."""
+        if unraisable.exc_type is not KeyboardInterrupt:
+            hook(unraisable)
+        else:
+            signal.signal(signal.SIGALRM, stop)
+            signal.setitimer(signal.ITIMER_REAL, 0.01)
+
+    hook, sys.unraisablehook = sys.unraisablehook, swallowed
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         main()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print("error:", str(error).replace("\n", " "), file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt as error:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
+            signal.signal(number, signal.SIG_IGN)  # the line below is as much as there is to come
+        told = str(error) if isinstance(error, Interrupted) else KEPT
+        print(f"\ninterrupted: {told}", file=sys.stderr)
+        sys.exit(128 + (caught or [signal.SIGINT])[0])
+    finally:
+        sys.unraisablehook = hook
+        if not caught:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def parser(description: str, tasks: Mapping[str, Task]) -> Parser:
     """The arguments both scripts take."""
     p = Parser(description=description)
-    p.add_argument("task", metavar="TASK", help=f"{', '.join(tasks)} or all")
+    p.add_argument("task", metavar="TASK", help=f"{', '.join(tasks)}; several with commas, or all")
     p.add_argument(
         "--model", help="name in hugging_cache/ or a folder (default: gpt2-xl if there, else the embedded model)"
     )
     p.add_argument("--device", help="e.g. cuda, cuda:1 or cpu (default: cuda if there)")
     p.add_argument("--dtype", choices=DTYPES, default="float32", help="of the model's weights (default: float32)")
+    p.add_argument("--device-map", metavar="MAP", help="auto spreads the layers over all GPUs (accelerate)")
+    p.add_argument("--attn", metavar="NAME", help="implementation of attention, e.g. sdpa, eager or flash_attention_2")
     p.add_argument(
         "--data", type=Path, metavar="DIR", help="folder with task-data/ and edited-data/ to use instead of data/"
     )
@@ -68,27 +98,20 @@ def positive(text: str) -> int:
 
 def test_task(tasks: Mapping[str, Task]) -> None:
     """Score a model as it is."""
-    session = Session(parser("Score a model on one of the eight tasks, or all.", tasks).parse_args(), tasks)
-    missing = session.todo(None, None)
-    if missing:
-        lm = session.load()
-        for task in missing:
-            session.score(lm, task, None, None, {})
-
-
-@dataclass(frozen=True)
-class Plugins:
-    """What the post-edit script wires together."""
-
-    tasks: Mapping[str, Task]
-    editors: Mapping[str, type[Editor]]
-    regularizers: Sequence[str]
-    regularizer: Callable[[str, float], Regularize]
+    p = parser("Score a model on one of the eight tasks, on several, or on all.", tasks)
+    for _ in Session(p.parse_args(), tasks).run():
+        pass
 
 
 def test_task_after(plugins: Plugins) -> None:
     """Edit a model, measure how well the edits took, and score it."""
-    p = parser("Edit a model, then score it on one of the eight tasks, or all.", plugins.tasks)
+    for _ in EditSession(after_parser(plugins).parse_args(), plugins).run():
+        pass
+
+
+def after_parser(plugins: Plugins) -> Parser:
+    """The arguments of test-task-after.py."""
+    p = parser("Edit a model, then score it on one of the eight tasks, on several, or on all.", plugins.tasks)
     p.add_argument("mode", metavar="MODE", help=", ".join(MODES))
     p.add_argument("method", metavar="METHOD", help=", ".join(plugins.editors))
     for name in ("begin", "end", "step"):
@@ -105,7 +128,26 @@ def test_task_after(plugins: Plugins) -> None:
         "--keep", type=share, default=0.4, metavar="SHARE", help="share of the update it keeps (default: 0.4)"
     )
     p.add_argument("--save-model", type=Path, metavar="DIR", help="save the edited model as a Hugging Face folder")
-    EditSession(p.parse_args(), plugins).run()
+    p.add_argument(
+        "--checkpoints", type=numbers, default=[], metavar="N,N", help="score after these many edits too, on the way"
+    )
+    p.add_argument("--draw", type=int, metavar="SEED", help="draw the edits at random from SAMPLE_BEGIN on")
+    p.add_argument("--on-error", choices=("stop", "skip"), default="stop", help="of a refused update (default: stop)")
+    p.add_argument(
+        "--max-update",
+        type=float,
+        default=1000.0,
+        metavar="TIMES",
+        help="largest update, in weight norms (default: 1000)",
+    )
+    p.add_argument(
+        "--save-every", type=float, default=60.0, metavar="SECONDS", help="keep the edits of a long run (default: 60)"
+    )
+    return p
+
+
+def numbers(text: str) -> list[int]:
+    return [positive(part) for part in text.split(",")]
 
 
 def share(text: str) -> float:
@@ -113,94 +155,3 @@ def share(text: str) -> float:
     if not 0 < value <= 1:
         raise argparse.ArgumentTypeError(f"expected a share in (0, 1], got {text}")
     return value
-
-
-class EditSession(Session):
-    """A run that edits first."""
-
-    def __init__(self, args: argparse.Namespace, plugins: Plugins) -> None:
-        self.plugins = plugins
-        self.editor: type[Editor] = pick("method", args.method, plugins.editors)
-        self.mode: Mode = pick("mode", args.mode, {mode: mode for mode in MODES})
-        self._check(args)
-        super().__init__(args, plugins.tasks)
-        self.source: Source = find_data("edited-data/zsre.json", args.data)
-        self.edits: list[Edit] = data.edits(self.source.path, args.begin, args.end, args.step)
-        self.hparams_file = args.hparams or Path("hparams") / self.editor.name / f"{self.model_name}.yaml"
-        self.hp = hparams.load(self.editor.hparams, self.hparams_file)
-        if args.edit_batch is not None:
-            if not hasattr(self.hp, "edit_batch"):
-                raise UserError(f"--edit-batch: {self.editor.name} takes its edits one at a time")
-            self.hp = replace(self.hp, edit_batch=args.edit_batch)
-        label = "" if args.regularizer == "none" else f"-{args.regularizer.upper()}{100 * args.keep:g}"
-        self.plan = results.EditPlan(self.mode, self.editor.name + label, len(self.edits), args.batch_size)
-
-    def _check(self, args: argparse.Namespace) -> None:
-        if self.mode not in self.editor.modes:
-            fitting = [mode for mode in MODES if mode in self.editor.modes]
-            raise UserError(f"{self.editor.name} does not run in mode {self.mode}; its modes: {', '.join(fitting)}")
-        if (args.batch_size is None) == (self.mode == "Batch-Sequential"):
-            raise UserError(f"{self.mode} {'needs a' if args.batch_size is None else 'takes no'} BATCH_SIZE")
-        pick("regularizer", args.regularizer, {name: name for name in ("none", *self.plugins.regularizers)})
-        if args.save_model:
-            results.not_there(args.save_model)  # before an hour of editing
-
-    def edit_settings(self) -> dict[str, Any]:
-        args = self.args
-        return {
-            "mode": self.mode,
-            "method": self.editor.name,
-            "range": [args.begin, args.end, args.step],
-            "batch_size": args.batch_size,
-            "hparams": asdict(self.hp),
-            "files": {name: data.sha256(path) for name, path in self.files().items()},
-            "regularizer": None if args.regularizer == "none" else {"name": args.regularizer, "keep": args.keep},
-            "data": self.source.describe(),
-        }
-
-    def files(self) -> dict[str, Path]:
-        """What the settings depend on beside themselves, e.g. MEND's trained network. UserError if it is not there."""
-        needed = getattr(self.hp, "files", None)
-        return needed(self.model_name) if needed else {}
-
-    def run(self) -> None:
-        edit = results.plain(self.edit_settings())
-        missing = self.todo(self.plan, edit)
-        if not missing and not self.args.save_model:
-            return
-        lm = self.load()
-        extra = self.edit(lm)
-        if self.args.save_model:
-            save(lm, self.args.save_model)
-        for task in missing:
-            self.score(lm, task, self.plan, edit, extra)
-
-    def edit(self, lm: LM) -> dict[str, Any]:
-        """Edit the model; returns what goes into the result file about it."""
-        with self.timed("prepare"):
-            editor = self.editor(lm, self.hp)
-        args = self.args
-        rule = None if args.regularizer == "none" else self.plugins.regularizer(args.regularizer, args.keep)
-        with self.timed("probe before"):
-            before = quality.probe(lm, self.edits)
-        with self.timed("edit"):
-            updates = list(batches(self.edits, self.mode, args.batch_size))
-            done, own = edit_model(lm, editor, updates, rule)
-        with self.timed("probe after"):
-            after = quality.probe(lm, self.edits)
-        summary = quality.summarize(before, own, after)
-        print(f"\nedit quality: {len(self.edits)} edits in {len(done)} updates")
-        print(quality.table(summary))
-        return {
-            "quality": {stage: {k: asdict(m) for k, m in part.items()} for stage, part in summary.items()},
-            "updates": [asdict(update) for update in done],
-            "edits": quality.records(self.edits, {"before": before, "own": own, "after": after}),
-        }
-
-
-def save(lm: LM, folder: Path) -> None:
-    """Save the edited model and its tokenizer as an ordinary Hugging Face folder, whole or not at all."""
-    with results.new_folder(folder) as scratch:
-        lm.model.save_pretrained(scratch)
-        lm.tokenizer.save_pretrained(scratch)
-    print(f"edited model -> {folder}")

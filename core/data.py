@@ -8,15 +8,19 @@ Differs from the released code: dialogue files are parsed as literals, never `ev
 """
 
 import ast
-import hashlib
 import json
+import random
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from core.digest import natural
+from core.digest import sha256 as sha256
 from core.errors import UserError
-from core.types import Edit, Task
+from core.short import short
+from core.types import Edit
 
 T = TypeVar("T")
 Record = dict[str, Any]
@@ -60,7 +64,7 @@ def json_list(path: Path) -> Iterator[tuple[str, Record]]:
     """A JSON list of objects."""
     records = _json(read_text(path), path)
     if not isinstance(records, list) or not records:
-        raise UserError(f"{path}: expected a list of records, got {_short(records)}")
+        raise UserError(f"{path}: expected a list of records, got {short(records)}")
     for index, record in enumerate(records):
         where = f"{path}: record {index}"
         yield where, _object(record, where)
@@ -72,7 +76,7 @@ def tsv(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str
     where, line = next(rows)
     header = line.split("\t")
     if missing := [column for column in columns if column not in header]:
-        raise UserError(f"{where}: expected a header with column {missing[0]!r}, got {_short(line)}")
+        raise UserError(f"{where}: expected a header with column {missing[0]!r}, got {short(line)}")
     body = [(where, line.split("\t")) for where, line in rows if line.strip()]
     if not body:
         raise UserError(f"{path}: expected records below the header")
@@ -107,7 +111,7 @@ def dialogues(folder: Path) -> Iterator[tuple[Path, Record]]:
     paths = [path for path in folder.iterdir() if re.fullmatch(r"dev_[0-9]+\.txt", path.name)]
     if not paths:
         raise UserError(f"{folder}: expected files dev_<i>.txt, found none")
-    for path in sorted(paths, key=_natural):
+    for path in sorted(paths, key=natural):
         text = read_text(path)
         if len(text) > LITERAL_LIMIT:
             raise UserError(f"{path}: expected at most {LITERAL_LIMIT} characters, got {len(text)}")
@@ -120,7 +124,9 @@ def field(record: Mapping[str, Any], key: str, kind: type[T], where: str) -> T:
         raise UserError(f"{where}: expected the key {key!r}")
     value = record[key]
     if not isinstance(value, kind):
-        raise UserError(f"{where}: expected {_JSON_NAMES.get(kind, kind.__name__)} in {key!r}, got {_short(value)}")
+        raise UserError(f"{where}: expected {_JSON_NAMES.get(kind, kind.__name__)} in {key!r}, got {short(value)}")
+    if isinstance(value, str):
+        _whole(value, key, where)
     return value
 
 
@@ -129,16 +135,16 @@ def strings(record: Mapping[str, Any], key: str, where: str, count: int | None =
     values = field(record, key, list, where)
     enough = len(values) == count if count else len(values) > 0
     if not enough or not all(isinstance(value, str) for value in values):
-        raise UserError(
-            f"{where}: expected a list of {count or 'one or more'} strings in {key!r}, got {_short(values)}"
-        )
+        raise UserError(f"{where}: expected a list of {count or 'one or more'} strings in {key!r}, got {short(values)}")
+    for value in values:
+        _whole(value, key, where)
     return values
 
 
 def label(value: str, labels: Mapping[str, str], where: str) -> str:
     """labels[value]. UserError if the value is none of the labels."""
     if value not in labels:
-        raise UserError(f"{where}: expected a label among {', '.join(labels)}, got {_short(value)}")
+        raise UserError(f"{where}: expected a label among {', '.join(labels)}, got {short(value)}")
     return labels[value]
 
 
@@ -146,7 +152,7 @@ def sample_id(value: str, seen: set[str], where: str) -> str:
     """The data's own id as a sample's id (without "/", which is kept for groups). Adds it to `seen`; no doubles."""
     name = value.replace("/", "_")
     if not name or name in seen:
-        raise UserError(f"{where}: expected an id of its own, got {_short(value)}")
+        raise UserError(f"{where}: expected an id of its own, got {short(value)}")
     seen.add(name)
     return name
 
@@ -156,8 +162,12 @@ def edit_records(path: Path) -> list[Edit]:
     return [_edit(record, index, where) for index, (where, record) in enumerate(json_list(path))]
 
 
-def edits(path: Path, begin: int, end: int, step: int) -> list[Edit]:
-    """The edits range(begin, end, step) of a zsRE file. Each needs a target, and its subject in its prompt."""
+def edits(path: Path, begin: int, end: int, step: int, draw: int | None = None) -> list[Edit]:
+    """The edits range(begin, end, step) of a zsRE file. Each needs a target, and its subject in its prompt.
+
+    With `draw`, a seed, as many edits drawn from the usable records from `begin` on. A smaller number of edits from the
+    same seed is the beginning of a larger one.
+    """
     if step < 1:
         raise UserError(f"SAMPLE_STEP: expected 1 or more, got {step}")
     if begin < 0:
@@ -167,14 +177,24 @@ def edits(path: Path, begin: int, end: int, step: int) -> list[Edit]:
     records = edit_records(path)
     if end > len(records):
         raise UserError(f"{path}: has {len(records)} records, SAMPLE_END can be {len(records)} at most, got {end}")
-    chosen = records[begin:end:step]
-    for edit in chosen:
-        where = f"{path}: record {edit.index}"
-        if not edit.target.strip():
-            raise UserError(f"{where}: expected a new answer in 'alt', it is empty")
-        if not edit.subject.strip() or edit.subject not in edit.prompt:
-            raise UserError(f"{where}: expected the subject {_short(edit.subject)} in 'src' {_short(edit.prompt)}")
-    return chosen
+    if draw is not None:
+        usable = [edit for edit in records[begin:] if not _fault(edit)]
+        if len(usable) < len(range(begin, end, step)):
+            raise UserError(f"{path}: has {len(usable)} usable records from {begin} on, too few to draw from")
+        return random.Random(draw).sample(usable, len(usable))[: len(range(begin, end, step))]
+    for edit in records[begin:end:step]:
+        if fault := _fault(edit):
+            raise UserError(f"{path}: record {edit.index}: {fault}")
+    return records[begin:end:step]
+
+
+def _fault(edit: Edit) -> str:
+    """What is wrong with a record as an edit; empty if nothing is."""
+    if not edit.target.strip():
+        return "expected a new answer in 'alt', it is empty"
+    if not edit.subject.strip() or edit.subject not in edit.prompt:
+        return f"expected the subject {short(edit.subject)} in 'src' {short(edit.prompt)}"
+    return ""
 
 
 def training(path: Path) -> list[Edit]:
@@ -183,34 +203,6 @@ def training(path: Path) -> list[Edit]:
     if not records:
         raise UserError(f"{path}: expected records with a new answer in 'alt', found none")
     return records
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file, or of a folder: names and contents of its files in numeric order, hidden ones left out."""
-    if path.is_file():
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    if not path.is_dir():
-        raise UserError(f"{path}: no such file or folder")
-    digest = hashlib.sha256()
-    for file in sorted((f for f in path.rglob("[!.]*") if f.is_file()), key=_natural):
-        digest.update(f"{file.relative_to(path).as_posix()}\0{sha256(file)}\n".encode())
-    return digest.hexdigest()
-
-
-def check(folder: Path, tasks: Iterable[Task]) -> Iterator[str]:
-    """Parse every file under a data folder; one line per file that is well formed, UserError at the first that is not.
-
-    A record of NER is a sentence (its samples share what stands before "/" in their ids).
-    """
-    zsre = folder / "edited-data" / "zsre.json"
-    yield f"{zsre.name}: {len(edits(zsre, 0, len(edit_records(zsre)), 1))} records ok"
-    for name in ("zsre_mend_train.json", "zsre_mend_eval.json"):
-        path = folder / "training-data" / name
-        used, total = len(training(path)), len(edit_records(path))
-        yield f"{name}: {used} records ok" + (f", {total - used} without a target skipped" if total > used else "")
-    for task in tasks:
-        records = {sample.id.rsplit("/", 1)[0] for sample in task.samples(folder / "task-data" / task.file)}
-        yield f"{task.file}: {len(records)} records ok"
 
 
 def _edit(record: Record, index: int, where: str) -> Edit:
@@ -237,7 +229,7 @@ def _iob2(columns: list[str], before: str, types: Sequence[str], where: str) -> 
     prefix, _, kind = tag.partition("-")
     if tag != "O" and (prefix not in ("B", "I") or kind not in types):
         raise UserError(
-            f"{where}: expected the entity tag O, B-X or I-X with X in {', '.join(types)}, got {_short(tag)}"
+            f"{where}: expected the entity tag O, B-X or I-X with X in {', '.join(types)}, got {short(tag)}"
         )
     if prefix == "I" and before not in (f"B-{kind}", tag):
         raise UserError(f"{where}: expected IOB2, where {tag} follows B-{kind} or {tag}, got it after {before}")
@@ -260,22 +252,23 @@ def _literal(text: str, path: Path) -> Any:
     except (ValueError, RecursionError):
         pass  # single quotes: a Python literal
     try:
-        return ast.literal_eval(text.strip())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Python's opinion of "\d" inside a string
+            return ast.literal_eval(text.strip())
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         raise UserError(f"{path}: expected one dict as JSON or as a Python literal") from None
 
 
+def _whole(text: str, key: str, where: str) -> None:
+    r"""UserError for half of a surrogate pair ("\ud83d" without its "\ude00"): no file could hold it later."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(text[error.start]):04x}"
+        raise UserError(f"{where}: expected whole characters in {key!r}, got half of one, {half}") from None
+
+
 def _object(value: Any, where: str) -> Record:
     if not isinstance(value, dict):
-        raise UserError(f"{where}: expected an object with keys, got {_short(value)}")
+        raise UserError(f"{where}: expected an object with keys, got {short(value)}")
     return value
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _natural(path: Path) -> list[str | int]:
-    """Sort key by which dev_2 comes before dev_10. Alternates text and number, so that keys compare."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"([0-9]+)", path.as_posix())]

@@ -7,7 +7,6 @@ against what the hub says of them, and move into place together.
 
 import hashlib
 import json
-import os
 import shutil
 import sys
 from collections.abc import Mapping
@@ -19,6 +18,8 @@ import huggingface_hub
 from core import hub
 from core.errors import UserError
 from core.hub import RemoteFile, Repo, explained
+from core.lock import held
+from core.scratch import clear, swap
 
 REPOS: Mapping[str, str] = {
     "gpt2-xl": "openai-community/gpt2-xl",
@@ -57,8 +58,17 @@ Fetched by `python prepare.py model`; every file has the size and hash the hub s
 def prepare_model(folder: Path, repo: str, revision: str | None = None) -> None:
     """Make `folder` a copy of what is needed of the hub's `repo` at `revision` (default: its main branch).
 
-    Raises UserError with what to do: gated, unknown, unreachable, incomplete, or damaged on the way.
+    Raises UserError with what to do: gated, unknown, unreachable, incomplete, damaged on the way, or no room.
     """
+    try:
+        with held([folder.parent / f".{folder.name}.lock"], "making this model"):
+            clear(folder)
+            _prepare(folder, repo, revision)
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {error.strerror or error}") from error
+
+
+def _prepare(folder: Path, repo: str, revision: str | None) -> None:
     asked = Repo(repo, revision or "main")
     pinned = replace(asked, revision=hub.commit(asked))
     scratch = folder.parent / ".partial" / folder.name
@@ -90,7 +100,7 @@ def _weights(repo: Repo, files: Mapping[str, RemoteFile], scratch: Path) -> list
             verify(scratch / index, files[index], repo)
             try:
                 shards = sorted(set(json.loads((scratch / index).read_text(encoding="utf-8"))["weight_map"].values()))
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 raise UserError(f"{repo.name}: {index} is not an index of weights ({error})") from error
             if missing := [shard for shard in shards if shard not in files]:
                 raise UserError(f"{repo.name}: {index} names {missing[0]}, which the repository does not have")
@@ -156,8 +166,6 @@ def _move(scratch: Path, folder: Path, wanted: list[str], origin: str) -> None:
         elif path.name not in wanted:
             path.unlink()
     (scratch / "ORIGIN.txt").write_text(origin, encoding="utf-8")
-    if folder.exists():
-        shutil.rmtree(folder)
-    os.replace(scratch, folder)
+    swap(scratch, folder)
     if not any(scratch.parent.iterdir()):
         scratch.parent.rmdir()

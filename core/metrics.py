@@ -9,6 +9,7 @@ The resamples depend on the number of samples alone: two runs over the same data
 resampled alike, so their metrics can be compared pair by pair.
 """
 
+import math
 import re
 import string
 from collections.abc import Sequence
@@ -44,9 +45,13 @@ def first_line(text: str) -> str:
 
 
 def numbers(text: str) -> list[float]:
-    """All numbers of the text in order; thousands commas and currency signs are dropped: "$1,200." is 1200."""
+    """All numbers of the text in order; thousands commas and currency signs are dropped: "$1,200." is 1200.
+
+    One too large for a float (above 1.8e308) is none.
+    """
     found = _NUMBER.findall(_CURRENCY.sub("", text))
-    return [float(number.replace(",", "").replace("\u2212", "-")) for number in found]
+    values = (float(number.replace(",", "").replace("\u2212", "-")) for number in found)
+    return [value for value in values if math.isfinite(value)]
 
 
 def first_number(text: str) -> float | None:

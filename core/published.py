@@ -10,14 +10,28 @@ from typing import Any
 
 import yaml
 
+from core.errors import UserError
+
 FILE = Path(__file__).parents[1] / "docs" / "published.yaml"
 BAR, LINE = 0.005, 0.01
 """How exactly a bar (before edits) and a line (after edits) can be read off."""
 
 
 def figures(model: str, edit: Mapping[str, Any] | None, task: str) -> list[float]:
-    """Every score published for this setting, in the order of the file. `edit` is that part of a result's settings."""
-    table = yaml.safe_load(FILE.read_text(encoding="utf-8"))
+    """Every score published for this setting, in the order of the file. `edit` is that part of a result's settings.
+
+    Raises UserError if the file is not there or not as it should be.
+    """
+    try:
+        return _figures(yaml.safe_load(FILE.read_text(encoding="utf-8")), model, edit, task)
+    except OSError as error:
+        raise UserError(f"{FILE}: cannot be read ({error.strerror}); it belongs to the repository") from error
+    except Exception as error:  # PyYAML, or a table of another shape
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{FILE}: not the table of published scores ({type(error).__name__}: {reason})") from error
+
+
+def _figures(table: Any, model: str, edit: Mapping[str, Any] | None, task: str) -> list[float]:
     if edit is None:
         scores = table["baseline"].get(model, {})
         return [float(scores[task])] if task in scores else []

@@ -16,7 +16,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from core.errors import UserError
+from core.scratch import clear
+from core.short import short
 from core.types import Completion, Measure, Mode, Sample, Score
 
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "rouge-score", "seqeval")
@@ -59,23 +63,22 @@ def existing(path: Path, settings: dict[str, Any], overwrite: bool) -> dict[str,
     try:
         found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         made_with = found["settings"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{file}: not a result file of this project; move it away or use --overwrite") from error
     if made_with == settings:
         return found
-    differing = _differences(made_with, settings)
+    differing = differences(made_with, settings)
     raise UserError(
         f"{file} was made with other settings ({differing}); use --overwrite, or --results DIR for another place"
     )
 
 
-def _differences(old: Any, new: Any, path: str = "") -> str:
+def differences(old: Any, new: Any, path: str = "") -> str:
     """The settings that differ, by their dotted names."""
     if isinstance(old, dict) and isinstance(new, dict):
         keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-        return ", ".join(_differences(old.get(key), new.get(key), f"{path}.{key}".lstrip(".")) for key in keys)
-    short = [text if len(text) <= 20 else f"{text[:12]}..." for text in map(str, (old, new))]
-    return f"{path}: {short[0]}, now {short[1]}"
+        return ", ".join(differences(old.get(key), new.get(key), f"{path}.{key}".lstrip(".")) for key in keys)
+    return f"{path}: {short(old, 24)}, now {short(new, 24)}"
 
 
 def write(path: Path, summary: dict[str, Any], scored: Sequence[tuple[Sample, Completion, Score]]) -> None:
@@ -88,13 +91,17 @@ def write(path: Path, summary: dict[str, Any], scored: Sequence[tuple[Sample, Co
         | {"answer": score.answer, "reference": s.reference, "score": score.value, "parts": dict(score.parts)}
         for s, c, score in scored
     )
-    texts = {
-        _ending(path, ".jsonl"): "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines),
-        _ending(path, ".json"): json.dumps(summary, ensure_ascii=False, indent=1) + "\n",
-    }
+    samples = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    place(path, samples, json.dumps(summary, ensure_ascii=False, indent=1) + "\n")
+
+
+def place(path: Path, samples: str, summary: str) -> None:
+    """Write both files of a result, made here or elsewhere, as `write` says."""
+    texts = {_ending(path, ".jsonl"): samples, _ending(path, ".json"): summary}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".result-") as scratch:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as scratch:
+            clear(path, Path(scratch))
             for file, text in texts.items():
                 (Path(scratch) / file.name).write_text(text, encoding="utf-8")
             _ending(path, ".json").unlink(missing_ok=True)  # never an old summary beside new samples
@@ -119,8 +126,9 @@ def new_folder(folder: Path) -> Iterator[Path]:
             scratch.mkdir()
             yield scratch
             os.replace(scratch, folder)
-    except OSError as error:
-        raise UserError(f"cannot write {folder}: {error.strerror or error}") from error
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise UserError(f"cannot write {folder}: {reason}") from error
 
 
 def not_there(folder: Path) -> None:

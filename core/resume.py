@@ -89,8 +89,9 @@ class Resumed:
 
     def rows(self, index: Tensor) -> "Resumed":
         """The same for some of the rows, or for one row several times."""
-        prefix = tuple((k[index], v[index]) for k, v in self.prefix)
-        return replace(self, tokens=self.tokens.rows(index), hidden=self.hidden[index], prefix=prefix)
+        prefix = tuple((k[index.to(k.device)], v[index.to(v.device)]) for k, v in self.prefix)
+        hidden = self.hidden[index.to(self.hidden.device)]
+        return replace(self, tokens=self.tokens.rows(index), hidden=hidden, prefix=prefix)
 
 
 @torch.no_grad()
@@ -133,8 +134,9 @@ def _entered(point: Resumed) -> Iterator[None]:
     with ExitStack() as stack:
         for layer in range(point.layer):
             block = model.get_submodule(point.lm.block(layer))
+            own = vars(block).get("forward")  # accelerate's, of a model spread over devices
             block.forward = _passed_over(point.lm)
-            stack.callback(delattr, block, "forward")  # uncovers the class's own
+            stack.callback(*((delattr, block, "forward") if own is None else (setattr, block, "forward", own)))
         handle = model.get_submodule(point.lm.block(point.layer)).register_forward_pre_hook(enter, with_kwargs=True)
         stack.callback(handle.remove)
         yield

@@ -1,5 +1,6 @@
 """Where a run's model and data come from: names and folders to files, and what was chosen."""
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 from core.data import sha256
 from core.embedded import EMBEDDED_MODEL, prepare_embedded
 from core.errors import UserError
+from core.short import short
 
 CACHE = Path("hugging_cache")
 DEFAULT_MODEL = "gpt2-xl"
@@ -27,11 +29,12 @@ class Source:
 def find_data(file: str, folder: Path | None) -> Source:
     """`file` (e.g. "task-data/test-NER.txt") in `folder`; without one the official file if present, else the sample."""
     if folder is not None:
+        _utf8(folder)
         candidates = [Source(folder / file, "custom")]
     else:
         candidates = [Source(DATA / file, "official"), Source(SAMPLE / file, "sample")]
     for source in candidates:
-        if source.path.exists():
+        if os.path.exists(source.path):  # False, not an error, for a name too long
             return source
     raise UserError(
         f"{candidates[-1].path}: no such file; --data names a folder that holds task-data/ and edited-data/"
@@ -48,6 +51,7 @@ def find_model(given: str | None) -> tuple[str, Path]:
     The embedded default is prepared on the spot, and said so: a result must not be taken for gpt2-xl's by mistake.
     """
     name = given or default_model()
+    _utf8(name)
     if given is None and name == EMBEDDED_MODEL:
         print(
             f"*** {DEFAULT_MODEL} is not in {CACHE}/: using the small embedded model {EMBEDDED_MODEL}. "
@@ -57,12 +61,20 @@ def find_model(given: str | None) -> tuple[str, Path]:
     if name == EMBEDDED_MODEL and not (CACHE / name / "config.json").is_file():
         prepare_embedded(CACHE / name)
     folder = Path(name)
-    if folder.name == name and (CACHE / name / "config.json").is_file():  # no path: joined to one, "/x" would win
+    if folder.name == name and os.path.isfile(CACHE / name / "config.json"):  # no path: joined to one, "/x" would win
         return name, CACHE / name
-    if (folder / "config.json").is_file():
+    if os.path.isfile(folder / "config.json"):
         return folder.resolve().name, folder
     there = sorted(p.parent.name for p in CACHE.glob("*/config.json"))
     raise UserError(
         f"no model '{name}': neither {CACHE / name} nor the path itself holds a config.json; "
         f"in {CACHE}/: {', '.join(there) or 'none yet'}"
     )
+
+
+def _utf8(name: str | Path) -> None:
+    """UserError for a name that no result file could hold."""
+    try:
+        str(name).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{short(str(name))}: expected a name in UTF-8") from None

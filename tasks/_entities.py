@@ -32,7 +32,7 @@ def claims(text: str, kind: str, tokens: Sequence[str]) -> set[Span]:
     return {
         (kind, first, last)
         for piece in pieces
-        if piece
+        if piece.strip()
         for first, last in _spelled(piece, tokens) or _spelled(f"{piece}.", tokens)
     }
 

@@ -33,12 +33,12 @@ def released_hits(text: str, references: Collection[str], flag: bool) -> tuple[i
     words = text.split(" ")
     if words[0] in references or words[-1] in references:
         return 1, flag
-    hits, longest = 0, max(len(reference.split(" ")) for reference in references)
+    hits, lengths = 0, {len(reference.split(" ")) for reference in references} - {1}
     for i in range(len(words) - 1):
         if words[i] in references:
             hits += 1
             continue
-        if any(" ".join(words[i : i + length]) in references for length in range(2, longest + 1)):
+        if any(" ".join(words[i : i + length]) in references for length in lengths):
             hits, flag = hits + 1, True
         if flag:
             break
@@ -71,10 +71,8 @@ class OpenDomainQA:
         if not scored:
             raise ValueError("no samples to summarize")
         references = [{normalise(reference) for reference in sample.reference} for sample, _, _ in scored]
-        commonest = Counter(reference for group in references for reference in sorted(group) if reference).most_common(
-            1
-        )
-        constant = commonest[0][0] if commonest else ""
+        counts = Counter(reference for group in references for reference in group if reference)
+        constant = min(counts, key=lambda reference: (-counts[reference], reference), default="")
         hits, flag = [], False
         for (sample, completion, _), group in zip(scored, references, strict=True):
             text = normalise((sample.prompt + completion.text).rpartition("Answer:")[2])

@@ -19,7 +19,8 @@ from core.types import Completion, Measure, Sample, Score, Scored
 
 
 def typical(summaries: Sequence[str]) -> str:
-    """The summary with the highest expected Dice overlap of words with a random one of them; the first of equals.
+    """The summary with the highest expected Dice overlap of words with a random one of them; of equals the first in
+    the alphabet.
 
     Linear in the words: stands in for the best constant answer, which would take n^2 ROUGE scores to find.
     """
@@ -28,7 +29,7 @@ def typical(summaries: Sequence[str]) -> str:
     mean_size = sum(map(len, words)) / len(words)
     # n E|A & B| is the sum of the document frequencies of the words in A
     overlap = [sum(frequency[word] for word in group) / (len(group) + mean_size or 1) for group in words]
-    return summaries[overlap.index(max(overlap))]
+    return min(zip(overlap, summaries, strict=True), key=lambda pair: (-pair[0], pair[1]))[1]
 
 
 def mean_rouge(scores: dict[str, float]) -> float:

@@ -18,7 +18,7 @@ import torch
 from conftest import ROOT, tiny
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from core import cli, model, session, sources
+from core import cli, edit_session, model, session, sources
 from core.registry import discover
 from editors.regularizers import NAMES, regularizer
 
@@ -146,7 +146,7 @@ def test_an_existing_result_is_reported_not_redone(call: Call, tmp_path: Path, m
     path = tmp_path / "out/tiny-gpt2/test-NLI/result-NLI-before-edit.json"
     stamp = path.stat().st_mtime_ns
     with monkeypatch.context() as patch:
-        patch.setattr(session, "load", lambda *_: pytest.fail("loaded the model"))
+        patch.setattr(session, "load", lambda *_, **__: pytest.fail("loaded the model"))
         again = call("NLI")
     assert again.code == 0
     assert "already there, made with the same settings" in again.out
@@ -255,13 +255,13 @@ def test_batches(call: Call, tmp_path: Path) -> None:
 def test_the_saved_model_is_the_edited_one(
     call: Call, tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen, save, ids = [], cli.save, torch.arange(40).view(2, 20)
+    seen, save, ids = [], edit_session.save, torch.arange(40).view(2, 20)
 
     def spy(lm: Any, folder: Path) -> None:
         seen.append(lm.model(ids).logits)
         save(lm, folder)
 
-    monkeypatch.setattr(cli, "save", spy)
+    monkeypatch.setattr(edit_session, "save", spy)
     run = call("NLI", "Instance-Sequential", "ROME", 0, 2, 1, "--save-model", tmp_path / "edited", after=True)
     assert (run.code, run.err) == (0, [])
     reloaded = AutoModelForCausalLM.from_pretrained(tmp_path / "edited")
@@ -277,7 +277,7 @@ def test_the_saved_model_is_the_edited_one(
     # An existing result does not keep the model from being saved; an existing folder is refused before any work.
     assert call("NLI", "Instance-Sequential", "ROME", 0, 2, 1, "--save-model", tmp_path / "more", after=True).code == 0
     assert (tmp_path / "more/model.safetensors").read_bytes() == (tmp_path / "edited/model.safetensors").read_bytes()
-    monkeypatch.setattr(session, "load", lambda *_: pytest.fail("loaded the model"))
+    monkeypatch.setattr(session, "load", lambda *_, **__: pytest.fail("loaded the model"))
     refused = call("NLI", "Instance-Sequential", "ROME", 0, 3, 1, "--save-model", tmp_path / "edited", after=True)
     assert (refused.code, refused.err) == (
         2,
@@ -335,6 +335,11 @@ def test_bad_words(call: Call, words: tuple[str, ...], message: str) -> None:
         (("NLI", *ROME, 0, 100000, 1), r".*zsre.json: has \d+ records, SAMPLE_END can be \d+ at most, got 100000"),
         (("NLI", *ROME, 0, "four", 1), r"argument SAMPLE_END: invalid int value: 'four'.*"),
         (("NLI", *ROME, 0, 4), r"the following arguments are required: SAMPLE_STEP.*"),
+        (
+            ("NLI", *ROME, 0, 4, 1, "--checkpoints", "2,5"),
+            r"--checkpoints: no update ends at 5 edits; they end at 1, 2, 3, 4",
+        ),
+        (("NLI,NER,nli", *ROME, 0, 4, 1), r"unknown task .nli.: did you mean .NLI.\?.*"),
         (("NLI", *ROME, 0, 1, 1, "--regularizer", "rekt"), r"unknown regularizer 'rekt': did you mean 'rect'\?.*"),
         (("NLI", *ROME, 0, 1, 1, "--keep", "1.5"), r"argument --keep: expected a share in \(0, 1\], got 1.5.*"),
         (("NLI", *ROME, 0, 1, 1, "--keep", "nan"), r"argument --keep: expected a share in \(0, 1\], got nan.*"),
@@ -369,8 +374,8 @@ def change(path: Path, edit: Callable[[Any], Any]) -> None:
         (lambda f: (f / "config.json").write_text("{"), r"cannot read the model at .*: .*not a valid JSON file.*"),
         (lambda f: change(f / "config.json", lambda c: {**c, "n_layer": "four"}), r"cannot read the model at .*"),
         (
-            lambda f: change(f / "config.json", lambda c: {**c, "model_type": "opt"}),
-            r"model '.*' is of family 'opt'.*",
+            lambda f: change(f / "config.json", lambda c: {**c, "model_type": "bloom"}),
+            r"model '.*' is of family 'bloom'.*",
         ),
         (
             lambda f: change(f / "config.json", lambda c: {**c, "n_layer": 5}),
@@ -466,7 +471,7 @@ def test_no_room_for_results(call: Call, tmp_path: Path, monkeypatch: pytest.Mon
 
     with monkeypatch.context() as patch:
         patch.setattr("tempfile.TemporaryFile", full)
-        patch.setattr(session, "load", lambda *_: pytest.fail("loaded the model"))
+        patch.setattr(session, "load", lambda *_, **__: pytest.fail("loaded the model"))
         refused(call("NLI"), r"cannot write results to .*: No space left on device; --results DIR names another place")
     monkeypatch.setattr(os, "replace", full)
     run = call("NLI")
@@ -475,7 +480,8 @@ def test_no_room_for_results(call: Call, tmp_path: Path, monkeypatch: pytest.Mon
         f"error: cannot write {tmp_path}/out/tiny-gpt2/test-NLI/result-NLI-before-edit: No space left on device; "
         "--results DIR names another place"
     ]
-    assert list((tmp_path / "out/tiny-gpt2/test-NLI").iterdir()) == []
+    kept = list((tmp_path / "out/tiny-gpt2/test-NLI").iterdir())  # for the next try
+    assert [file.name for file in kept] == [".result-NLI-before-edit.journal"]
 
 
 def test_one_prompt_alone_may_be_too_much(call: Call, monkeypatch: pytest.MonkeyPatch, tiny_folder: Path) -> None:
@@ -485,7 +491,7 @@ def test_one_prompt_alone_may_be_too_much(call: Call, monkeypatch: pytest.Monkey
         raise torch.OutOfMemoryError("as if")
 
     monkeypatch.setattr(lm.model, "forward", out_of_memory)
-    monkeypatch.setattr(session, "load", lambda *_: lm)
+    monkeypatch.setattr(session, "load", lambda *_, **__: lm)
     refused(call("NLI"), r"NLI: one prompt alone does not fit in memory; try --dtype bfloat16")
 
 

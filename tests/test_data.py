@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from core import data
+from core import check, data
 from core.errors import UserError
 from core.types import Sample
 
@@ -330,7 +330,7 @@ def test_check(tmp_path: Path) -> None:
     for name in ("train", "eval"):
         write(tmp_path / f"training-data/zsre_mend_{name}.json", train.read_bytes())
     write(tmp_path / "task-data/test-Lines.txt", "a\nb\nc")
-    assert list(data.check(tmp_path, [Lines()])) == [  # type: ignore[list-item]
+    assert list(check.check(tmp_path, [Lines()])) == [  # type: ignore[list-item]
         "zsre.json: 2 records ok",
         "zsre_mend_train.json: 1 records ok, 1 without a target skipped",
         "zsre_mend_eval.json: 1 records ok, 1 without a target skipped",
@@ -338,7 +338,7 @@ def test_check(tmp_path: Path) -> None:
     ]
     (tmp_path / "task-data/test-Lines.txt").unlink()
     with pytest.raises(UserError, match=r"test-Lines.txt: no such file"):
-        list(data.check(tmp_path, [Lines()]))  # type: ignore[list-item]
+        list(check.check(tmp_path, [Lines()]))  # type: ignore[list-item]
 
 
 @needs_official

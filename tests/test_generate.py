@@ -85,7 +85,9 @@ def test_an_end_of_sequence_ends_a_completion() -> None:
 
 def test_special_tokens_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     lm = tiny("llama")
-    monkeypatch.setattr(generate, "_next_token", lambda lm, rows, *_: [(lm.tokenizer.eos_token_id, 0)] * len(rows))
+    monkeypatch.setattr(
+        generate, "_next_token", lambda lm, rows, *_: [(lm.tokenizer.eos_token_id, 0, True)] * len(rows)
+    )
     assert complete(lm, ["a"], 1) == [Completion("", None, False)]
 
 

@@ -13,6 +13,11 @@ TEXTS = ["the first day of the year was a good one", "Anna Bell is", "in this se
 AT = [2, 1, 4]
 
 
+@pytest.fixture
+def lm(any_lm: LM) -> LM:
+    return any_lm
+
+
 def tokens_of(lm: LM, aligned: bool) -> tuple[Padded, int]:
     """Three rows of different lengths, and the first column that is a token in all of them."""
     rows = [encode(lm, text) for text in TEXTS]

@@ -1,0 +1,187 @@
+"""core.edit_session: edits accumulate from checkpoint to checkpoint, are made once, and outlive an interruption."""
+
+import json
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT
+
+from core import cli, data
+from core.registry import discover
+from core.types import Deltas, Edit
+from editors.regularizers import NAMES, regularizer
+from editors.rome import ROME
+
+SAMPLE = ROOT / "data/sample"
+PLUGINS = cli.Plugins(discover("tasks", "TASK"), discover("editors", "EDITOR"), NAMES, regularizer)
+YAML = """
+layers: [1]
+v_num_grad_steps: 3
+v_lr: 5e-1
+v_loss_layer: 3
+v_weight_decay: 0.5
+clamp_norm_factor: 4
+kl_factor: 0.0625
+mom2_adjustment: false
+context_templates: ["{}", "The first day. {}"]
+"""
+SEQUENCE = ("NLI", "Instance-Sequential", "ROME")
+Call = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def call(
+    tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Call:
+    """test-task-after.py with the tiny model, results in the folder named first: exit code, and why."""
+    monkeypatch.chdir(ROOT)
+    (tmp_path / "rome.yaml").write_text(YAML)
+
+    def run(folder: str, *words: object) -> tuple[int, str]:
+        common = ("--model", tiny_folder, "--data", SAMPLE, "--device", "cpu", "--limit", 2)
+        more = ("--results", tmp_path / folder, "--hparams", tmp_path / "rome.yaml")
+        monkeypatch.setattr(sys, "argv", ["test-task-after.py", *map(str, [*words, *common, *more])])
+        code = 0
+        try:
+            cli.script(lambda: cli.test_task_after(PLUGINS))
+        except SystemExit as end:
+            code = int(end.code or 0)
+        lines = [line for line in capsys.readouterr().err.split("\n") if line.startswith(("error: ", "interrupted: "))]
+        return code, "\n".join(lines)
+
+    return run
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The edits that the editor was asked for, in order; one of index `stop` is a signal."""
+    asked: list[int] = []
+    real = ROME.deltas
+
+    def deltas(self: ROME, edits: Sequence[Edit]) -> Deltas:
+        asked.append(edits[0].index)
+        return real(self, edits)
+
+    monkeypatch.setattr(ROME, "deltas", deltas)
+    return asked
+
+
+def files(folder: Path) -> dict[str, str]:
+    """Result files by name, without their times."""
+    found = {path.name: path.read_text(encoding="utf-8") for path in folder.rglob("*") if path.is_file()}
+    return {name: re.sub(r'"seconds": (\{[^}]*\}|[-+.\de]+)', "", text) for name, text in found.items()}
+
+
+@pytest.mark.parametrize("rule", [(), ("--regularizer", "random", "--keep", 0.5)], ids=["none", "random"])
+def test_checkpoints_are_the_results_of_separate_runs(
+    rule: tuple[object, ...], call: Call, made: list[int], tmp_path: Path
+) -> None:
+    assert call("one", *SEQUENCE, 200, 205, 1, "--checkpoints", "1,3", *rule) == (0, "")
+    assert made == [200, 201, 202, 203, 204]  # every edit once
+    for end in (201, 203, 205):
+        assert call("each", *SEQUENCE, 200, end, 1, *rule) == (0, "")
+    one, each = files(tmp_path / "one"), files(tmp_path / "each")
+    assert one == each and len(one) == 6
+
+
+def test_a_longer_run_makes_what_is_missing(call: Call, made: list[int], tmp_path: Path) -> None:
+    call("out", *SEQUENCE, 200, 202, 1)
+    made.clear()
+    assert call("out", *SEQUENCE, 200, 204, 1, "--checkpoints", "2") == (0, "")
+    assert made == [200, 201, 202, 203]
+    made.clear()
+    assert call("out", *SEQUENCE, 200, 204, 1, "--checkpoints", "2") == (0, "")
+    assert made == []
+    assert len(files(tmp_path / "out")) == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ("NLI", "Batch-Sequential", "MEMIT", 0, 8, 1, 3, "--checkpoints", "3,4"),
+            "error: --checkpoints: no update ends at 4 edits; they end at 3, 6, 8",
+        ),
+        (
+            ("NLI", "Batch-Single", "MEMIT", 0, 8, 1, "--checkpoints", "4"),
+            "error: --checkpoints: no update ends at 4 edits; they end at 8",
+        ),
+        (
+            (*SEQUENCE, 0, 8, 1, "--checkpoints", "9"),
+            "error: --checkpoints: no update ends at 9 edits; they end at 1, 2, 3, 4, 5, ...",
+        ),
+    ],
+)
+def test_checkpoints_where_no_update_ends_are_refused(words: tuple[object, ...], message: str, call: Call) -> None:
+    assert call("out", *words) == (2, message)
+
+
+@pytest.mark.parametrize("stop", [0, 1, 3, 4])
+def test_an_interrupted_run_goes_on(stop: int, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal while the edit number `stop` is computed: those before it are kept, said to be, and not made again."""
+    words = (*SEQUENCE, 200, 205, 1, "--checkpoints", "2", "--regularizer", "random", "--save-every", 0)
+    made: list[int] = []
+    real = ROME.deltas
+
+    def deltas(self: ROME, edits: Sequence[Edit]) -> Deltas:
+        if edits[0].index == 200 + stop and len(made) == stop:
+            made.append(-1)
+            raise KeyboardInterrupt
+        made.append(edits[0].index)
+        return real(self, edits)
+
+    assert call("whole", *words) == (0, "")
+    monkeypatch.setattr(ROME, "deltas", deltas)
+    code, line = call("out", *words)
+    kept = [f"{stop} of 5 updates"] * (stop > 0) + ["1 of 2 results"] * (stop > 2)
+    assert code == 130
+    assert line.startswith("interrupted: ") and line.endswith("; the same command goes on from there")
+    assert all(part in line for part in kept) if kept else "nothing is done yet" in line
+    assert call("out", *words) == (0, "")
+    assert made == [*range(200, 200 + stop), -1, *range(200 + stop, 205)]
+    assert files(tmp_path / "out") == files(tmp_path / "whole")
+    assert [path for path in (tmp_path / "out").rglob("*") if path.name.startswith((".", "unfinished"))] == []
+
+
+def test_an_interrupted_evaluation_keeps_its_completions(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("NER", *SEQUENCE[1:], 200, 201, 1, "--batch-tokens", 1)
+    task, calls = PLUGINS.tasks["NER"], []
+    assert call("whole", *words) == (0, "")
+    from core import generate
+
+    real: Any = generate._generated
+
+    def generated(*args: Any, **kwargs: Any) -> Any:
+        calls.append(args)
+        if len(calls) == 8:
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(generate, "_generated", generated)
+    code, line = call("out", *words)
+    (found,) = re.findall(r"(\d) of 8 completions of NER; the same command goes on from there", line)
+    assert code == 130 and 0 < int(found) < 8 and task.name == "NER"
+    calls.clear()
+    monkeypatch.setattr(generate, "_generated", real)
+    assert call("out", *words) == (0, "")
+    assert files(tmp_path / "out") == files(tmp_path / "whole")
+
+
+def test_drawn_edits(call: Call, made: list[int], tmp_path: Path) -> None:
+    assert call("out", *SEQUENCE, 200, 203, 1, "--draw", 3, "--checkpoints", "1") == (0, "")
+    drawn = [edit.index for edit in data.edits(SAMPLE / "edited-data/zsre.json", 200, 203, 1, 3)]
+    assert made == drawn and drawn != [200, 201, 202] and all(index >= 200 for index in drawn)
+    folder = tmp_path / "out/tiny-gpt2/draw-3/test-NLI"
+    for count in (1, 3):
+        found = json.loads((folder / f"result-NLI-Instance-Sequential-ROME-{count}.json").read_text())
+        assert [edit["index"] for edit in found["edits"]] == drawn[:count]
+        assert found["settings"]["edit"]["draw"] == 3
+    made.clear()
+    assert call("out", *SEQUENCE, 200, 203, 1, "--draw", 4) == (0, "")
+    assert sorted(made) != sorted(drawn)

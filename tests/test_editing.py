@@ -1,0 +1,249 @@
+"""core.editing and core.saved: updates one by one, and a stopped sequence that goes on as if it had not been."""
+
+import itertools
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import tiny
+from safetensors import safe_open
+from torch import Tensor
+
+from core import data
+from core.editing import Editing, Rules, Update
+from core.errors import EditRefused, UserError
+from core.model import LM
+from core.saved import Saved
+from core.types import Deltas, Edit, Mode
+from editors.regularizers import regularizer
+
+NAME = "transformer.h.1.mlp.c_proj.weight"
+OTHER = "transformer.h.2.mlp.c_proj.weight"
+
+
+class Drawn:
+    """An editor whose updates are drawn from torch's generator, and depend on the weights as they are."""
+
+    name = "Drawn"
+    modes: frozenset[Mode] = frozenset({"Instance-Sequential"})
+    hparams = dict
+
+    def __init__(self, lm: LM) -> None:
+        self.lm, self.notes, self.calls = lm, {}, 0
+
+    def deltas(self, edits: Sequence[Edit]) -> Deltas:
+        self.calls += 1
+        self.notes = {"calls": self.calls}
+        found = {}
+        for name in (NAME, OTHER) if edits[0].index else (NAME,):
+            weight = self.lm.model.get_parameter(name)
+            found[name] = 0.01 * weight.detach() + 0.01 * torch.randn(weight.shape)
+        return found
+
+
+def editing(seed: int = 0, **rules: Any) -> Editing:
+    lm = tiny("gpt2")
+    return Editing(lm, Drawn(lm), Rules(regularizer("random", 0.5), seed, **rules))
+
+
+def weights(lm: LM) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in lm.model.state_dict().items()}
+
+
+def same(one: Editing, other: Editing) -> bool:
+    a, b = weights(one.lm), weights(other.lm)
+    record = [[(u.edits, u.norms, u.rounding) for u in e.updates] for e in (one, other)]
+    return all(torch.equal(a[k], b[k]) for k in a) and record[0] == record[1] and one.own == other.own
+
+
+def saved(folder: Path, key: Any = "key", environment: Any = None, results: Sequence[str] = ("a",)) -> Saved:
+    return Saved(folder / "unfinished", key, environment, results)
+
+
+@pytest.fixture
+def batches(edits: list[Edit]) -> list[list[Edit]]:
+    return [[edit] for edit in edits]
+
+
+@pytest.mark.parametrize("stop", [0, 1, 2, 3, 4])
+def test_stopped_and_resumed_is_the_same_to_the_bit(stop: int, batches: list[list[Edit]], tmp_path: Path) -> None:
+    whole, first = editing(), editing()
+    for batch in batches:
+        whole.step(batch)
+    for batch in batches[:stop]:
+        first.step(batch)
+    saved(tmp_path).write(first)
+    torch.manual_seed(99)  # a resumed run does not depend on what was drawn before
+    again, file = editing(), saved(tmp_path)
+    assert file.read(again, batches) == file.count == stop == again.position
+    assert same(first, again)
+    for batch in batches[stop:]:
+        again.step(batch)
+    assert same(whole, again)
+    assert whole.change() == again.change() and again.change().keys() == {NAME, OTHER}
+
+
+def test_a_seed_draws_other_updates(batches: list[list[Edit]]) -> None:
+    one, other = editing(0), editing(1)
+    one.step(batches[0])
+    other.step(batches[0])
+    assert not torch.equal(one.lm.model.get_parameter(NAME), other.lm.model.get_parameter(NAME))
+
+
+def test_the_change_is_from_the_unedited_weights(batches: list[list[Edit]]) -> None:
+    found = editing()
+    before = found.lm.model.get_parameter(NAME).detach().clone()
+    for batch in batches[:2]:
+        found.step(batch)
+    after = found.lm.model.get_parameter(NAME).detach()
+    assert found.change()[NAME] == {"norm": float((after - before).norm()), "weight": float(before.norm())}
+
+
+def test_only_the_beginning_of_these_edits_is_of_use(
+    batches: list[list[Edit]], edits: list[Edit], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = editing()
+    for batch in batches[:2]:
+        first.step(batch)
+    saved(tmp_path).write(first)
+    longer = [*batches, *batches]
+    capsys.readouterr()
+    assert saved(tmp_path).read(editing(), longer) == 2  # the beginning of a longer run
+    for other in (batches[:1], batches[1:], batches[::-1], [edits[:2], edits[2:]]):  # behind it, or other edits
+        fresh = editing()
+        untouched = weights(fresh.lm)
+        assert saved(tmp_path).read(fresh, other) == fresh.position == 0
+        assert all(torch.equal(tensor, untouched[name]) for name, tensor in fresh.lm.model.state_dict().items())
+    assert capsys.readouterr().err == ""
+    assert saved(tmp_path, "other key").read(editing(), batches) == 0  # has a file of its own
+    assert saved(tmp_path, environment="another torch").read(editing(), batches) == 0
+    assert "of another version of the code or its libraries); editing starts again\n" in capsys.readouterr().err
+
+
+def damaged(whole: bytes) -> dict[str, bytes]:
+    return {
+        "empty": b"",
+        "cut": whole[: len(whole) // 2],
+        "garbage": b"\0\xff" * 300,
+        "header": whole[:8] + b"x" * 40 + whole[48:],
+        "no record": whole.replace(b"state", b"stat_", 1),
+        "no updates": whole.replace(b'\\"updates\\"', b'\\"updat_s\\"', 1),
+        "other fields": whole.replace(b'\\"norms\\"', b'\\"norm_\\"', 1),
+    }
+
+
+@pytest.mark.parametrize("damage", damaged(b""))
+def test_a_damaged_file_is_no_use_and_says_so_once(
+    damage: str, batches: list[list[Edit]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, file = editing(), saved(tmp_path)
+    for batch in batches[:2]:
+        first.step(batch)
+    file.write(first)
+    bad = damaged(file.file.read_bytes())[damage]
+    assert bad != file.file.read_bytes()
+    file.file.write_bytes(bad)
+    again = editing()
+    capsys.readouterr()
+    assert saved(tmp_path).read(again, batches) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{file.file}: not usable (") and line.endswith("; editing starts again")
+    again.step(batches[0])
+    saved(tmp_path).write(again)  # replaces it
+    assert saved(tmp_path).read(editing(), batches) == 1
+
+
+def test_a_longer_run_keeps_what_it_left(batches: list[list[Edit]], tmp_path: Path) -> None:
+    """A run with the same edits that is behind neither replaces nor removes it."""
+    far = editing()
+    for batch in batches[:3]:
+        far.step(batch)
+    saved(tmp_path, results=("a", "b")).write(far)
+    near, file = editing(), saved(tmp_path)
+    near.step(batches[0])
+    file.write(near)
+    assert file.count == 0
+    file.remove()
+    assert saved(tmp_path).read(editing(), batches) == 3
+    saved(tmp_path, results=("a", "b", "c")).remove()  # the results it was for are there
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_kill_left_goes_with_the_next_write(batches: list[list[Edit]], tmp_path: Path) -> None:
+    first, file = editing(), saved(tmp_path)
+    first.step(batches[0])
+    left = file.file.parent / f".{file.file.name}-abcdefgh"
+    left.mkdir(parents=True)
+    (left / "half").write_bytes(b"x")
+    file.write(first)
+    assert [path.name for path in file.file.parent.iterdir()] == [file.file.name]
+    left.mkdir()
+    file.remove()
+    assert list(tmp_path.iterdir()) == []
+    file.remove()  # nothing there is fine
+
+
+def test_the_file_holds_the_edited_parameters_alone(batches: list[list[Edit]], tmp_path: Path) -> None:
+    first, file = editing(), saved(tmp_path)
+    first.step(batches[0])
+    file.write(first)
+    with safe_open(file.file, framework="pt") as stored:
+        assert list(stored.keys()) == [NAME]
+        assert torch.equal(stored.get_tensor(NAME), first.lm.model.get_parameter(NAME))
+        assert Update(**json.loads(stored.metadata()["state"])["updates"][0]) == first.updates[0]
+
+
+def test_no_room_for_it(batches: list[list[Edit]], tmp_path: Path) -> None:
+    (tmp_path / "unfinished").write_text("")
+    with pytest.raises(UserError, match=r"cannot (write|lock) .*unfinished.*; --results DIR names another place"):
+        saved(tmp_path).write(editing())
+
+
+def test_refused_updates_are_part_of_the_record(
+    batches: list[list[Edit]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unchanged: Callable[[LM], Any]
+) -> None:
+    def refuse(self: Drawn, edits: Sequence[Edit]) -> Deltas:
+        if edits[0].index == 1:
+            raise EditRefused("a reason")
+        return whole(self, edits)
+
+    whole = Drawn.deltas
+    monkeypatch.setattr(Drawn, "deltas", refuse)
+    stops, skips = editing(), editing(skip=True)
+    stops.step(batches[0])
+    check = unchanged(stops.lm)
+    with pytest.raises(UserError, match="edit 1: a reason; the update is refused, --on-error skip goes on without it"):
+        stops.step(batches[1])
+    check()
+    assert stops.whole and stops.position == 1  # so that it is saved, and goes on with skip
+    saved(tmp_path).write(stops)
+    for batch in batches:
+        skips.step(batch)
+    again = editing(skip=True)
+    assert saved(tmp_path).read(again, batches) == 1
+    for batch in batches[1:]:
+        again.step(batch)
+    assert same(skips, again)
+    assert skips.refused == again.refused == [{"edits": [1], "reason": "a reason"}]
+    assert again.position == 4 and len(again.updates) == 3 and len(again.own) == 4
+    saved(tmp_path).write(again)
+    last = editing(skip=True)
+    assert saved(tmp_path).read(last, batches) == 4 and last.refused == again.refused
+
+
+def test_drawn_edits_of_a_smaller_number_begin_a_larger(tmp_path: Path) -> None:
+    record = dict(subject="A", src="A is", pred="x", alt="y")
+    records = [record if i % 7 else {**record, "alt": ""} for i in range(40)]  # some cannot be used
+    path = tmp_path / "zsre.json"
+    path.write_text(json.dumps(records))
+    for seed in range(5):
+        drawn = [[edit.index for edit in data.edits(path, 5, 5 + n, 1, seed)] for n in range(1, 31)]
+        assert all(longer[: len(shorter)] == shorter for shorter, longer in itertools.pairwise(drawn))
+        assert len({*drawn[-1]}) == 30 and all(index >= 5 and index % 7 for index in drawn[-1])
+    assert len({tuple(edit.index for edit in data.edits(path, 5, 15, 1, seed)) for seed in range(5)}) == 5
+    with pytest.raises(UserError, match="has 30 usable records from 5 on, too few to draw from"):
+        data.edits(path, 5, 36, 1, 0)
+    assert [edit.index for edit in data.edits(path, 1, 4, 1)] == [1, 2, 3]
