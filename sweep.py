@@ -1,0 +1,69 @@
+"""Score a grid of edited models: python sweep.py CONFIG.yaml [flags]."""
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from core import engines, hparams, ray_engine
+from core.cli import Parser, positive, script
+from core.edit_session import Plugins
+from core.engines import Outcome
+from core.errors import UserError
+from core.registry import discover
+from core.sweep import Cell, Sweep, cells
+from editors.regularizers import NAMES, regularizer
+
+
+def parser() -> Parser:
+    p = Parser(description="Score a grid of models, methods, modes and regularisers at growing numbers of edits.")
+    p.add_argument("config", metavar="CONFIG.yaml", type=Path, help="the grid, e.g. configs/smoke.yaml")
+    p.add_argument("--tasks", nargs="+", metavar="TASK", help="instead of the file's")
+    p.add_argument("--models", nargs="+", metavar="NAME", help="instead of the file's")
+    p.add_argument("--repeats", type=int, metavar="R", help="random sets of edits, instead of the file's")
+    p.add_argument("--limit", type=positive, metavar="N", help="only the first N records of each task")
+    p.add_argument("--data", metavar="DIR", help="folder with task-data/ and edited-data/ to use instead of data/")
+    p.add_argument("--results", metavar="DIR", help="default: test-result")
+    p.add_argument("--engine", choices=("local", "ray"), default="local", help="default: local")
+    p.add_argument("--workers", type=positive, metavar="N", help="processes (local; default: one per GPU)")
+    p.add_argument("--address", help="of the Ray cluster (default: the one this machine belongs to, else a new one)")
+    p.add_argument("--dry-run", action="store_true", help="only print the runs, as commands")
+    return p
+
+
+def engine(args: argparse.Namespace, todo: Sequence[Cell], plugins: Plugins) -> Iterator[Outcome]:
+    """The cells' outcomes, from the engine that was asked for."""
+    if args.engine == "ray":
+        return ray_engine.run(todo, plugins, args.address)
+    return engines.local(todo, plugins, args.workers)
+
+
+def main() -> None:
+    args = parser().parse_args()
+    if args.engine == "ray" and args.workers:
+        raise UserError("--workers is for --engine local; on a Ray cluster every GPU, else every CPU, works")
+    if args.engine == "local" and args.address:
+        raise UserError("--address names a Ray cluster; it needs --engine ray")
+    given = {name: getattr(args, name) for name in ("tasks", "models", "repeats", "limit", "data", "results")}
+    given = {name: tuple(v) if isinstance(v, list) else v for name, v in given.items() if v is not None}
+    todo = cells(dataclasses.replace(hparams.load(Sweep, args.config), **given))
+    if args.dry_run:
+        print("\n".join(cell.command for cell in todo))
+        return
+    plugins = Plugins(discover("tasks", "TASK"), discover("editors", "EDITOR"), NAMES, regularizer)
+    done = []
+    for outcome in tqdm(engine(args, todo, plugins), total=len(todo), desc="sweep", unit="cell"):
+        done.append(outcome)
+        if outcome.error:
+            tqdm.write(f"{outcome.cell.command}\n  failed: {outcome.error}", file=sys.stderr)
+    failed = [outcome for outcome in done if outcome.error]
+    print(f"\n{len(done)} cells, {sum(outcome.made for outcome in done)} new results, {len(failed)} failed")
+    if failed:
+        raise UserError(f"{len(failed)} of {len(done)} cells failed, the first: {failed[0].error}")
+
+
+if __name__ == "__main__":
+    script(main)

@@ -1,0 +1,100 @@
+"""core.sweep and core.engines: the grid as commands; edits are made once; what is there is not made again."""
+
+from pathlib import Path
+
+import pytest
+
+from core import engines, hparams
+from core.edit_session import Plugins
+from core.errors import UserError
+from core.registry import discover
+from core.sweep import Block, Cell, Sweep, cells
+from editors.regularizers import NAMES, regularizer
+from tests.conftest import ROOT
+from tests.test_cli import ROME_YAML
+
+ROME = Block(methods=("ROME",), modes=("Instance-Sequential",), regularizers=("none", "rect 0.4"))
+
+
+def commands(**settings: object) -> list[str]:
+    return [cell.command.removeprefix("python ") for cell in cells(Sweep(**settings))]  # type: ignore[arg-type]
+
+
+def test_a_cell_is_one_sequence_of_edits() -> None:
+    assert commands(grid=(ROME,), tasks=("NER", "NLI"), limit=8, checkpoints=(0, 1, 5)) == [
+        "test-task.py NER,NLI --limit 8",
+        "test-task-after.py NER,NLI Instance-Sequential ROME 200 205 1 --checkpoints 1 --limit 8",
+        "test-task-after.py NER,NLI Instance-Sequential ROME 200 205 1 --checkpoints 1 --regularizer rect --keep 0.4 "
+        "--limit 8",
+    ]
+
+
+def test_models_draws_and_batches_multiply() -> None:
+    both = Block(methods=("MEMIT",), modes=("Batch-Sequential", "Batch-Single"), batch_size=2, checkpoints=(2, 4))
+    found = commands(grid=(both,), models=("a", "b"), repeats=2, begin=10, step=3, on_error="skip")
+    assert len(found) == 2 + 2 * 2 * (1 + 2)  # the unedited models; Batch-Single starts again for every number of edits
+    assert found[:3] == [
+        "test-task.py all --model a",
+        "test-task.py all --model b",
+        "test-task-after.py all Batch-Sequential MEMIT 10 22 3 2 --checkpoints 2 --draw 1 --model a --on-error skip",
+    ]
+    assert found[3].startswith("test-task-after.py all Batch-Single MEMIT 10 16 3 --draw 1")
+    assert found[-1].startswith("test-task-after.py all Batch-Single MEMIT 10 22 3 --draw 2 --model b")
+
+
+def test_shipped_files_load() -> None:
+    for path in (ROOT / "configs").glob("*.yaml"):
+        assert cells(hparams.load(Sweep, path))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("grid: []", "expected at least one block"),
+        ("grid: [{methods: [ROME]}]", "grid: the key 'modes' is missing"),
+        ("grid: [{methods: [ROME], modes: [x], speed: 1}]", "grid: unknown key 'speed'"),
+        ("grid: [{methods: [ROME], modes: [x], regularizers: [rect]}]", "a share as in 'rect 0.4', found 'rect'"),
+        ("{grid: [{methods: [ROME], modes: [x]}], checkpoints: [5, 1]}", "expected ascending numbers of edits"),
+    ],
+)
+def test_a_bad_file_is_one_line(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "grid.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError) as error:
+        hparams.load(Sweep, path)
+    assert str(path) in str(error.value) and message in str(error.value)
+
+
+def test_one_cell_that_fails_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def run(cell: Cell, plugins: Plugins) -> list[Path]:
+        if cell.arguments == ("bad",):
+            raise UserError("what is wrong")
+        return [tmp_path] * 3
+
+    monkeypatch.setattr(Cell, "run", run)
+    plugins = Plugins({}, {}, NAMES, regularizer)
+    todo = [Cell(("good",)), Cell(("bad",)), Cell(("good",))]
+    assert [(outcome.made, outcome.error) for outcome in engines.local(todo, plugins)] == [
+        (3, None),
+        (0, "what is wrong"),
+        (3, None),
+    ]
+
+
+def test_two_workers_make_what_one_makes(tiny_folder: Path, tmp_path: Path) -> None:
+    """Real processes; what they print comes out whole, and a cell that fails is one line."""
+    (tmp_path / "rome.yaml").write_text(ROME_YAML)
+    shared = ("--model", str(tiny_folder), "--data", "data/sample", "--limit", "2", "--device", "cpu")
+    edited = ("Instance-Sequential", "ROME", "0", "2", "1", "--hparams", str(tmp_path / "rome.yaml"), *shared)
+    plugins = Plugins(discover("tasks", "TASK"), discover("editors", "EDITOR"), NAMES, regularizer)
+    made = {}
+    for workers in (1, 2):
+        out = ("--results", str(tmp_path / str(workers)))
+        todo = [Cell(("NLI", *shared, *out)), Cell(("NLI", *edited, *out), 2), Cell(("spam", *shared, *out))]
+        outcomes = list(engines.local(todo, plugins, workers))
+        assert sorted(outcome.made for outcome in outcomes) == [0, 1, 1]
+        assert [o.error.split(";")[0] for o in outcomes if o.error] == ["unknown task 'spam'"]
+        made[workers] = {
+            path.name: path.read_bytes() for path in (tmp_path / str(workers)).rglob("result-*.jsonl") if path.is_file()
+        }
+    assert len(made[1]) == 2 and made[1] == made[2]
