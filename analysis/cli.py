@@ -1,0 +1,70 @@
+"""python report.py RESULTS [--out DIR]: result files in, a folder with the report out, whole or not at all."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from analysis.collect import results
+from analysis.export import csv_text
+from analysis.figures import Picture
+from analysis.page import GENERATOR, build
+from analysis.study import studies
+from core.cli import Parser
+from core.errors import UserError
+
+TITLE = "What did the edits break?"
+OURS = {"index.html", "figures", "results.csv"}
+
+
+def main() -> None:
+    p = Parser(description="Turn result files into one self-contained report.")
+    p.add_argument("results", type=Path, metavar="RESULTS", help="folder with result files, e.g. test-result/")
+    p.add_argument("--out", type=Path, default=Path("report"), metavar="DIR", help="default: report")
+    p.add_argument("--title", default=TITLE, help=f"default: {TITLE}")
+    args = p.parse_args()
+    replaceable(args.out)
+    found, copies = results(args.results)
+    sorted_out = studies(found)
+    page, pictures = build(sorted_out, args.title, copies)
+    write(args.out, page, pictures, csv_text(sorted_out))
+    print(f"{len(found)} results -> {args.out / 'index.html'}")
+
+
+def replaceable(folder: Path) -> None:
+    """Raise UserError unless `folder` is not there, empty, or an older report."""
+    if not folder.exists():
+        return
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else {""}
+    if names and not (names <= OURS and _made_here(folder / "index.html")):
+        raise UserError(f"{folder} holds something that is no report; name another folder with --out")
+
+
+def _made_here(page: Path) -> bool:
+    try:
+        return GENERATOR in page.read_text(encoding="utf-8")[:1000]
+    except (OSError, ValueError):
+        return False
+
+
+def write(folder: Path, page: str, pictures: dict[str, Picture], table: str) -> None:
+    """Put the report at `folder`, in place of an older one. Raises UserError if that cannot be done."""
+    folder = folder.resolve()
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
+            new, old = Path(scratch) / "new", Path(scratch) / "old"
+            (new / "figures").mkdir(parents=True)
+            (new / "index.html").write_text(page, encoding="utf-8")
+            (new / "results.csv").write_text(table, encoding="utf-8")
+            for name, picture in pictures.items():
+                (new / "figures" / f"{name}.svg").write_bytes(picture.svg)
+                (new / "figures" / f"{name}.png").write_bytes(picture.png)
+            if folder.exists():
+                os.replace(folder, old)
+            try:
+                os.replace(new, folder)
+            finally:
+                if old.exists() and not folder.exists():
+                    os.replace(old, folder)
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {error.strerror}; --out DIR names another place") from error

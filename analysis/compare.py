@@ -1,0 +1,133 @@
+"""Is a score another one than before the edits? Paired comparisons on the same records, two-sided."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.metrics import SEED
+from core.types import Measure
+
+RESAMPLES = 10_000
+"""The smallest p of a bootstrap is 2 / (RESAMPLES + 1). With 1000 no p would survive Holm's correction over 26."""
+LEVEL = 0.05
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Ratio:
+    """A score as sum(top) / sum(bottom) over records, both (n,); 0 if the bottom is."""
+
+    ids: tuple[str, ...]
+    top: Array
+    bottom: Array
+
+    @property
+    def value(self) -> float:
+        top, bottom = float(self.top.sum()), float(self.bottom.sum())
+        return top / bottom if bottom else 0.0
+
+    @property
+    def binary(self) -> bool:
+        """Right or wrong, once per record."""
+        return bool((self.bottom == 1).all() and np.isin(self.top, (0, 1)).all())
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Score minus unedited score, its 95 % interval, and the two-sided p of no difference, by which test."""
+
+    measure: Measure
+    p: float
+    test: str
+    before: float
+
+
+def mcnemar(lost: int, won: int) -> float:
+    """Exact two-sided p: of the records that changed, `lost` became wrong and `won` right (McNemar 1947).
+
+    Twice the smaller tail of a binomial (n = lost + won, 1/2), at most 1.
+    """
+    n, term, tail = lost + won, 1, 0
+    for k in range(min(lost, won) + 1):
+        tail += term  # n over k
+        term = term * (n - k) // (k + 1)
+    return min(1.0, 2 * tail / (1 << n))
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """p values adjusted for their number, step down (Holm 1979), in the order given."""
+    adjusted, highest = [0.0] * len(values), 0.0
+    for rank, index in enumerate(sorted(range(len(values)), key=lambda i: values[i])):
+        highest = max(highest, min(1.0, (len(values) - rank) * values[index]))
+        adjusted[index] = highest
+    return adjusted
+
+
+@lru_cache(maxsize=2)
+def resamples(n: int, stream: int = 0) -> NDArray[np.int16]:
+    """How often each of n is drawn in each resample: (RESAMPLES, n). Streams are independent of each other."""
+    rng = np.random.default_rng([SEED, stream, n])
+    counts = np.empty((RESAMPLES, n), dtype=np.int16)
+    for rows in np.split(counts, 10):
+        drawn = rng.integers(0, n, size=rows.shape) + n * np.arange(len(rows))[:, None]
+        rows[:] = np.bincount(drawn.ravel(), minlength=rows.size).reshape(rows.shape)
+    counts.flags.writeable = False
+    return counts
+
+
+def resampled(runs: Sequence[Ratio], stream: int = 0) -> Array:
+    """The score of each run in each resample of the records they share: (RESAMPLES, runs)."""
+    columns = np.stack([part for run in runs for part in (run.top, run.bottom)], axis=1)  # (n, 2 runs)
+    sums = np.concatenate([part @ columns for part in np.array_split(resamples(len(columns), stream), 10)])
+    top, bottom = sums[:, 0::2], sums[:, 1::2]
+    values: Array = np.divide(top, bottom, out=np.zeros_like(top), where=bottom != 0)
+    return values
+
+
+def over_repeats(scores: Array) -> Array:
+    """Scores (RESAMPLES, runs) -> their mean over a resample of the runs too: (RESAMPLES,).
+
+    With the records resampled already, this is the pigeonhole bootstrap for crossed factors (Owen 2007).
+    """
+    runs = scores.shape[1]
+    if runs == 1:
+        return scores[:, 0]
+    means: Array = (scores * resamples(runs, stream=1)).sum(axis=1) / runs
+    return means
+
+
+def interval(value: float, draws: Array) -> Measure:
+    """Percentile interval of the resampled values, widened to hold the value itself."""
+    low, high = np.nanpercentile(draws, [2.5, 97.5])
+    return Measure(value, min(float(low), value), max(float(high), value))
+
+
+def mean(runs: Sequence[Ratio]) -> Measure:
+    """The mean score of repeated runs; the interval is over their records and over the runs."""
+    return interval(float(np.mean([run.value for run in runs])), over_repeats(resampled(runs)))
+
+
+def difference(before: Ratio, runs: Sequence[Ratio]) -> Difference:
+    """The runs' mean score minus `before`, record by record. Raises ValueError if the records are not the same.
+
+    p: exact McNemar for one run whose records are right or wrong, else from the paired bootstrap.
+    """
+    if any(run.ids != before.ids for run in runs):
+        raise ValueError("the records are not the same")
+    drawn = resampled([before, *runs])
+    draws = over_repeats(drawn[:, 1:]) - drawn[:, 0]
+    measure = interval(float(np.mean([run.value for run in runs])) - before.value, draws)
+    if len(runs) == 1 and runs[0].binary and before.binary:
+        change = runs[0].top - before.top
+        return Difference(measure, mcnemar(int((change < 0).sum()), int((change > 0).sum())), "McNemar", before.value)
+    return Difference(measure, bootstrap_p(draws), "bootstrap", before.value)
+
+
+def bootstrap_p(draws: Array) -> float:
+    """Two-sided p that the resampled differences lie about 0: twice the smaller tail, 0 in both, one added to each."""
+    below, above = int((draws <= 0).sum()), int((draws >= 0).sum())
+    return min(1.0, 2 * (min(below, above) + 1) / (len(draws) + 1))

@@ -1,0 +1,70 @@
+"""What results say about the edits themselves: did they take, and how far have the weights moved?"""
+
+import math
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+
+from analysis import compare
+from analysis.collect import Result
+from analysis.compare import Array
+from core.types import Measure
+
+NAMES = ("reliability", "generalisation", "locality")
+
+
+@cache
+def quality(runs: tuple[Result, ...], stage: str, name: str) -> Measure | None:
+    """Mean over the edits, and over repeated runs.
+
+    `stage`: "before" any edit, after an edit's "own" update, or "after" the last one.
+    The interval of one run is its own, over edits; of several a bootstrap over runs and, within each, over edits.
+    """
+    parts = [run.content.get("quality", {}).get(stage, {}).get(name) for run in runs]
+    if not parts or not all(parts):
+        return None
+    if len(runs) == 1:
+        return Measure(parts[0]["value"], parts[0]["low"], parts[0]["high"])
+    value = float(np.mean([part["value"] for part in parts]))
+    each = [_per_edit(run, stage, name) for run in runs]
+    drawn = [compare.resamples(len(v), stream=2 + i) @ v / len(v) for i, v in enumerate(each) if len(v)]
+    if len(drawn) < len(runs):
+        return Measure(value, math.nan, math.nan)
+    return compare.interval(value, compare.over_repeats(np.stack(drawn, axis=1)))
+
+
+def _per_edit(run: Result, stage: str, name: str) -> Array:
+    """0 or 1 for each edit that can be judged so."""
+    values = []
+    for edit in run.content.get("edits", []):
+        was, now = edit["before"], edit[stage]
+        value = {
+            "reliability": now["success"],
+            "generalisation": now["rephrase_success"],
+            "locality": None if was["locality_ids"] is None else was["locality_ids"] == now["locality_ids"],
+        }[name]
+        values += [] if value is None else [float(value)]
+    return np.array(values)
+
+
+def growth(run: Result) -> float | None:
+    """||W_k - W_0|| / ||W_0|| over all edited parameters together; None if the result does not say."""
+    parts = (run.content.get("change") or {}).values()
+    whole = math.hypot(*(part["weight"] for part in parts))
+    return math.hypot(*(part["norm"] for part in parts)) / whole if whole else None
+
+
+def moved(runs: Sequence[Result]) -> Measure | None:
+    """The mean growth of repeated runs, from the smallest to the largest; None where it is not known or not finite."""
+    found = [value for run in runs if (value := growth(run)) and math.isfinite(value)]
+    return Measure(sum(found) / len(found), min(found), max(found)) if found else None
+
+
+def updates(run: Result) -> list[tuple[int, float]]:
+    """(edits so far, Frobenius norm of the update over all its parameters) for every update."""
+    done, found = 0, []
+    for update in run.content.get("updates", []):
+        done += len(update["edits"])
+        found.append((done, math.hypot(*update["norms"].values())))
+    return found

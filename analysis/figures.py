@@ -1,0 +1,184 @@
+"""How figures look, and how they become bytes: the same results give the same bytes.
+
+Colours are those of Okabe and Ito (2008), which the colour-blind tell apart; line styles and markers differ as well.
+A figure is drawn twice, with four panels to a row and, for narrow screens, with two.
+"""
+
+import io
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.transforms import ScaledTranslation, Transform
+
+from analysis.collect import Setting
+from core.types import Measure
+
+WIDE, NARROW = 4, 2
+PANEL = (2.55, 1.95)
+"""Inches; a panel of the narrow version is smaller by a fifth."""
+INK, SOFT, FAINT = "#1a1a1a", "#5c5c5c", "#e4e4e4"
+COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#595959")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
+LINES: tuple[Any, ...] = ("-", (0, (6, 1.2)), (0, (4, 1, 1, 1)), (0, (2, 1)), (0, (8, 1, 1, 1, 1, 1)))
+STYLE = {
+    "svg.hashsalt": "report",
+    "svg.fonttype": "path",
+    "font.family": "DejaVu Sans",
+    "font.size": 8,
+    "text.color": INK,
+    "axes.edgecolor": SOFT,
+    "axes.labelcolor": SOFT,
+    "axes.labelsize": 7.5,
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 8.5,
+    "axes.titleweight": "bold",
+    "axes.titlepad": 5,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.7,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "xtick.major.size": 3,
+    "ytick.major.size": 0,
+    "legend.frameon": False,
+    "legend.fontsize": 7.5,
+    "legend.handlelength": 2.6,
+    "lines.linewidth": 1.5,
+    "lines.markersize": 4.8,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+}
+
+TRIVIAL: dict[str, Any] = dict(color=SOFT, lw=1.0, ls=(0, (4, 3)))
+"""The best constant answer, or the unedited model: something to hold against."""
+
+Draw = Callable[[int], Figure]
+"""Columns -> the figure."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """How one curve is drawn, in every figure of a study."""
+
+    label: str
+    colour: str
+    marker: str
+    line: Any
+
+
+Looks = Mapping[Setting, Curve]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A drawn figure. `svg` and `png` are the wide version."""
+
+    svg: bytes
+    png: bytes
+    narrow: bytes
+    width: float
+    """Of the wide version, in CSS pixels at its natural size."""
+
+
+def curves(labels: Iterable[str]) -> dict[str, Curve]:
+    """A look for every label; the lists have lengths without a common divisor, so that no two are alike."""
+    return {
+        label: Curve(label, COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)], LINES[i % len(LINES)])
+        for i, label in enumerate(dict.fromkeys(labels))
+    }
+
+
+def render(draw: Draw) -> Picture:
+    with mpl.rc_context(STYLE):
+        wide = draw(WIDE)
+        svg = _bytes(wide, "svg")
+        wide.set_layout_engine("none")  # it is laid out: the same for the other format
+        return Picture(svg, _bytes(wide, "png"), _bytes(draw(NARROW), "svg"), 110 * wide.get_figwidth())
+
+
+def _bytes(figure: Figure, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    metadata = {"Date": None} if kind == "svg" else {"Software": None}
+    figure.savefig(buffer, format=kind, dpi=200, metadata=metadata)
+    return buffer.getvalue()
+
+
+def grid(panels: int, columns: int) -> tuple[Figure, list[Axes]]:
+    """A figure with so many panels, at most `columns` in a row, the rows as even as can be."""
+    scale = 1.0 if columns == WIDE else 0.8
+    down = -(-panels // columns)
+    across = -(-panels // down)
+    width = max(across * PANEL[0], 2 * PANEL[0]) * scale
+    layout = ConstrainedLayoutEngine(w_pad=0.05, h_pad=0.06, hspace=0.04, wspace=0.04)
+    figure = Figure(figsize=(width, down * PANEL[1] * scale + 0.55), layout=layout)
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(down, across, squeeze=False).ravel().tolist()
+    for spare in axes[panels:]:
+        spare.set_axis_off()
+    return figure, axes[:panels]
+
+
+def legend(figure: Figure, handles: Sequence[Artist], columns: int) -> None:
+    """One legend for all panels, above them."""
+    wide = columns == WIDE
+    figure.legend(handles=list(handles), loc="outside upper left", ncols=4 if wide else 2, columnspacing=1.6)
+
+
+def bar(ax: Axes, x: float, measure: Measure, **style: Any) -> None:
+    """A 95 % interval, if there is one."""
+    if not math.isnan(measure.low):
+        ax.plot([x, x], [measure.low, measure.high], lw=1.1, solid_capstyle="butt", **style)
+
+
+def beside(ax: Axes, i: int, n: int) -> Transform:
+    """The data's coordinates, moved aside by up to 5 points: curves i of n do not hide each other's intervals."""
+    step = min(2.6, 10 / max(1, n - 1))
+    shift = (i - (n - 1) / 2) * step / 72
+    return ax.transData + ScaledTranslation(shift, 0, ax.figure.dpi_scale_trans)  # type: ignore[union-attr]
+
+
+def count_axis(ax: Axes, counts: Sequence[int]) -> None:
+    """Number of edits, from 0; logarithmic where the counts span more than a factor of 30."""
+    shown = sorted({count for count in counts if count}) or [1]
+    if shown[-1] > 30 * shown[0]:
+        ax.set_xscale("symlog", linthresh=shown[0])
+    scale = ax.xaxis.get_transform()
+    left, right = scale.transform([0, shown[-1]])
+    pad = 0.05 * (right - left)
+    ax.set_xlim(*scale.inverted().transform([left - pad, right + pad]))
+    ticks = [0, shown[-1]]
+    for count in reversed(shown[:-1]):
+        if all(abs(gap) > 2.6 * pad for gap in scale.transform([count]) - scale.transform(ticks)):
+            ticks.append(count)
+    ax.xaxis.set_major_locator(FixedLocator(sorted(ticks)))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+
+
+def score_axis(ax: Axes, top: float) -> None:
+    ax.set_ylim(0, min(1.02, top * 1.08) or 1)
+    ax.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+
+
+def handle(curve: Curve, filled: bool = True) -> Line2D:
+    face = curve.colour if filled else "white"
+    return Line2D(
+        [], [], color=curve.colour, ls=curve.line, marker=curve.marker, mfc=face, mec=curve.colour, label=curve.label
+    )

@@ -1,0 +1,125 @@
+"""The figure of scores against number of edits. What it shows is computed elsewhere."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.transforms import Transform
+
+from analysis import paper, words
+from analysis.collect import Setting
+from analysis.figures import (
+    INK,
+    SOFT,
+    TRIVIAL,
+    WIDE,
+    Curve,
+    Looks,
+    bar,
+    beside,
+    count_axis,
+    grid,
+    handle,
+    legend,
+    score_axis,
+)
+from analysis.study import CHOICE, RELEASED, Group, Panel, Point, Study, metric_of
+from core.types import Measure
+
+UNEDITED: dict[str, Any] = dict(color=INK, marker="s", ms=4.6, ls="none")
+FILLED = "filled: differs from unedited"
+
+
+def abilities(points: Sequence[Point], looks: Looks, wanted: str, columns: int) -> Figure:
+    """A panel per task: score against number of edits, a curve per setting."""
+    panels = list(dict.fromkeys(point.panel for point in points))
+    settings = list(dict.fromkeys(point.setting for point in points))
+    figure, axes = grid(len(panels), columns)
+    seen: set[str] = set()
+    counts = [point.edits for point in points]
+    for ax, panel in zip(axes, panels, strict=True):
+        scene = Scene(ax, panel, [point for point in points if point.panel is panel], wanted)
+        for i, setting in enumerate(settings):
+            scene.curve(setting, looks[setting], beside(ax, i, len(settings)))
+        scene.finish(columns)
+        seen |= scene.seen
+        counts += scene.counts
+    for ax in axes:
+        count_axis(ax, counts)
+    figure.supxlabel("number of edits", fontsize=7.5, color=SOFT)
+    extra = [
+        Line2D([], [], label="unedited", **UNEDITED),
+        Line2D([], [], label="trivial", **TRIVIAL),
+        Line2D([], [], color=SOFT, marker="x", lw=0.8, ls=":", label="published"),
+        Line2D([], [], color=SOFT, marker="o", ls="none", label=FILLED),
+    ]
+    handles = [handle(looks[setting], filled=False) for setting in settings]
+    legend(figure, [*handles, *(line for line in extra if line.get_label() in seen)], columns)
+    return figure
+
+
+class Scene:
+    """One task's panel. `seen` collects what the legend has to explain, `counts` the numbers of edits shown."""
+
+    def __init__(self, ax: Axes, panel: Panel, points: Sequence[Point], wanted: str) -> None:
+        self.ax, self.panel, self.points, self.wanted = ax, panel, points, wanted
+        self.seen = {FILLED} if any(point.significant for point in points) else set()
+        self.counts: list[int] = []
+        self.tops = [0.05]
+        self.base = panel.baseline([run for point in points for run in point.results])
+        self.start: list[tuple[int, float]] = []
+        name = metric_of(self.base, wanted) if self.base else None
+        if self.base and name:
+            self._unedited(self.base.metrics[name])
+        trivial = (self.base or points[0].results[0]).metrics.get("trivial")
+        if trivial and wanted != RELEASED:
+            ax.axhline(trivial.value, zorder=1, **TRIVIAL)
+            self.seen.add("trivial")
+            self.tops.append(trivial.value)
+
+    def _unedited(self, measure: Measure) -> None:
+        self.start = [(0, measure.value)]
+        self.ax.plot(0, measure.value, zorder=5, clip_on=False, **UNEDITED)
+        bar(self.ax, 0, measure, color=INK, clip_on=False)
+        self.seen.add("unedited")
+        self.tops.append(measure.high)
+
+    def curve(self, setting: Setting, curve: Curve, aside: Transform) -> None:
+        """A setting's scores, filled markers where they differ from the unedited one; the paper's crosses."""
+        points = [point for point in self.points if point.setting == setting]
+        style: dict[str, Any] = dict(color=curve.colour, transform=aside)
+        if points:
+            line = [*self.start, *((point.edits, point.measure.value) for point in points)]
+            self.ax.plot(*zip(*line, strict=True), ls=curve.line, zorder=3, **style)
+        for point in points:
+            x, y = point.edits, point.measure
+            face = curve.colour if point.significant else "white"
+            bar(self.ax, x, y, zorder=3, **style)
+            self.ax.plot(x, y.value, marker=curve.marker, mfc=face, mew=1.1, zorder=4, clip_on=False, **style)
+            self.tops.append(y.value if math.isnan(y.high) else y.high)
+        if self.wanted != CHOICE:
+            self._published(setting, curve)
+
+    def _published(self, setting: Setting, curve: Curve) -> None:
+        model = self.points[0].results[0].model.name
+        for line in paper.curves(model, setting, self.panel.task):
+            self.ax.plot(*zip(*line, strict=True), color=curve.colour, marker="x", ms=4, lw=0.8, ls=":", zorder=2)
+            self.seen.add("published")
+            self.counts += [x for x, _ in line]
+            self.tops += [y for _, y in line]
+
+    def finish(self, columns: int) -> None:
+        score_axis(self.ax, max(self.tops))
+        self.ax.set_title(self.panel.title)
+        if columns == WIDE:
+            name = words.metric(self.points[0].metric)
+            self.ax.set_title(name, loc="right", fontweight="normal", fontsize=7, color=SOFT)
+
+
+def published(study: Study, group: Group) -> bool:
+    """Whether the paper has any score for these settings."""
+    settings = [setting for setting in study.settings if setting.group == group]
+    return any(paper.curves(study.model.name, setting, panel.task) for setting in settings for panel in study.panels)

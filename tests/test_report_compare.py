@@ -1,0 +1,143 @@
+"""analysis.compare: tests and intervals against numbers worked out by hand, and against naive twins."""
+
+import math
+
+import numpy as np
+import pytest
+
+from analysis import compare
+from analysis.compare import Ratio, bootstrap_p, difference, holm, mcnemar, over_repeats, resampled, resamples
+from core.metrics import measure
+
+
+def ratio(top: list[float], bottom: list[float] | None = None) -> Ratio:
+    ids = tuple(map(str, range(len(top))))
+    return Ratio(ids, np.array(top, dtype=float), np.array(bottom or [1.0] * len(top)))
+
+
+@pytest.mark.parametrize(
+    ("lost", "won", "p"),
+    [
+        (1, 8, 2 * (1 + 9) / 2**9),  # 0.0390625
+        (8, 1, 0.0390625),
+        (0, 5, 2 / 2**5),
+        (2, 3, 1.0),  # twice a tail of more than half is still a probability
+        (4, 4, 1.0),
+        (0, 0, 1.0),
+    ],
+)
+def test_mcnemar(lost: int, won: int, p: float) -> None:
+    assert mcnemar(lost, won) == p
+
+
+def test_mcnemar_of_many_records() -> None:
+    naive = 2 * sum(math.comb(2000, k) for k in range(901)) / 2**2000
+    assert mcnemar(900, 1100) == pytest.approx(naive, rel=1e-12)
+    assert naive < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("values", "adjusted"),
+    [
+        ([0.01, 0.04, 0.03], [0.03, 0.06, 0.06]),  # 3 x 0.01, then 2 x 0.03, and never less than the one before
+        ([0.5, 0.9], [1.0, 1.0]),
+        ([0.02], [0.02]),
+        ([], []),
+    ],
+)
+def test_holm(values: list[float], adjusted: list[float]) -> None:
+    assert holm(values) == pytest.approx(adjusted)
+
+
+def test_resamples() -> None:
+    counts = resamples(7)
+    assert counts.shape == (compare.RESAMPLES, 7)
+    assert (counts.sum(axis=1) == 7).all()
+    assert counts.mean(axis=0) == pytest.approx([1] * 7, abs=0.05)
+    assert counts.var() == pytest.approx(6 / 7, abs=0.02)  # of a multinomial: n (1/n) (1 - 1/n)
+    assert not (counts == resamples(7, stream=1)).all()
+
+
+def test_resampled_is_what_a_loop_over_the_records_gives() -> None:
+    runs = [ratio([1, 0, 2], [2, 1, 3]), ratio([0, 0, 1], [2, 1, 3])]
+    found = resampled(runs)
+    for row, counts in list(zip(found, resamples(3), strict=True))[:200]:
+        for value, run in zip(row, runs, strict=True):
+            drawn = [i for i, n in enumerate(counts) for _ in range(n)]
+            assert value == pytest.approx(sum(run.top[i] for i in drawn) / sum(run.bottom[i] for i in drawn))
+
+
+def test_nothing_to_divide_by_is_zero() -> None:
+    empty = ratio([0, 0], [0, 0])
+    assert empty.value == 0 and not resampled([empty]).any()
+
+
+def test_the_interval_is_that_of_the_metrics() -> None:
+    """The same bootstrap as in core.metrics, with other draws."""
+    values = list(np.random.default_rng(1).random(200))
+    ours, theirs = compare.mean([ratio(values)]), measure(values)
+    assert ours.value == pytest.approx(theirs.value)
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.005)
+
+
+def test_repeats_that_disagree_widen_the_interval() -> None:
+    """Records that are all alike have no variance: what is left is that between the runs."""
+    low, high = ratio([0.2] * 5), ratio([0.8] * 5)
+    found = compare.mean([low, high])
+    assert (found.value, found.low, found.high) == pytest.approx((0.5, 0.2, 0.8))
+    same = compare.mean([low, low])
+    assert (same.low, same.high) == pytest.approx((0.2, 0.2))
+
+
+def test_over_repeats_is_what_a_loop_over_the_runs_gives() -> None:
+    scores = np.random.default_rng(2).random((compare.RESAMPLES, 3))
+    found = over_repeats(scores)
+    for i, counts in enumerate(resamples(3, stream=1)[:200]):
+        drawn = [run for run, n in enumerate(counts) for _ in range(n)]
+        assert found[i] == pytest.approx(np.mean([scores[i, run] for run in drawn]))
+
+
+def test_difference_of_right_and_wrong() -> None:
+    """Of 12 records 8 are lost and 1 is won."""
+    before, after = ratio([1] * 8 + [0, 1, 0, 1]), ratio([0] * 8 + [1, 1, 0, 1])
+    found = difference(before, [after])
+    assert (found.test, found.p) == ("McNemar", 0.0390625)
+    assert found.before == pytest.approx(10 / 12)
+    assert found.measure.value == pytest.approx(-7 / 12)
+    assert -1 <= found.measure.low < -7 / 12 < found.measure.high < 0
+
+
+def test_difference_of_graded_scores_is_a_paired_bootstrap() -> None:
+    rng = np.random.default_rng(3)
+    before = ratio(list(rng.random(30)))
+    after = ratio(list(before.top + rng.normal(-0.05, 0.1, 30)))
+    found = difference(before, [after])
+    change = after.top - before.top
+    naive = np.array([np.repeat(change, counts).mean() for counts in resamples(30)])
+    assert found.test == "bootstrap"
+    assert (found.measure.low, found.measure.high) == pytest.approx(tuple(np.percentile(naive, [2.5, 97.5])))
+    tail = min((naive <= 0).sum(), (naive >= 0).sum())
+    assert found.p == pytest.approx(2 * (tail + 1) / (compare.RESAMPLES + 1))
+    assert found.p < 0.05
+
+
+def test_no_change_is_p_1() -> None:
+    for values in ([1.0, 0.0, 1.0], [0.5, 0.2, 0.1]):
+        found = difference(ratio(values), [ratio(values)])
+        assert (found.p, found.measure.value, found.measure.low, found.measure.high) == (1.0, 0.0, 0.0, 0.0)
+
+
+def test_several_runs_are_never_pooled_into_mcnemar() -> None:
+    """Three runs on the same records are not three times as many records."""
+    before, after = ratio([1] * 9), ratio([0] * 4 + [1] * 5)
+    assert difference(before, [after, after, after]).test == "bootstrap"
+
+
+def test_other_records_are_refused() -> None:
+    with pytest.raises(ValueError, match="not the same"):
+        difference(ratio([1, 0]), [Ratio(("0", "2"), np.ones(2), np.ones(2))])
+
+
+def test_bootstrap_p_is_never_zero() -> None:
+    assert bootstrap_p(np.full(compare.RESAMPLES, -0.1)) == pytest.approx(2 / (compare.RESAMPLES + 1))
+    assert bootstrap_p(np.array([-1.0, 1.0] * 50)) == 1.0

@@ -1,0 +1,472 @@
+"""report.py: its sentences, its page, its files, and what it looks like in a browser."""
+
+import csv
+import hashlib
+import os
+import re
+import shutil
+import struct
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from matplotlib.image import imread
+from report_samples import TASKS, Edited, make, whole_study
+
+from analysis import cli, figures, paper, quotes, tables, words
+from analysis.collect import Setting, results
+from analysis.compare import Difference
+from analysis.study import Panel, Point, studies
+from analysis.tradeoff import Trade
+from core import cli as scripts
+from core.cli import script
+from core.errors import UserError
+from core.registry import discover
+from core.types import Measure
+from editors.regularizers import NAMES, regularizer
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium")
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report on everything there can be."""
+    root = tmp_path_factory.mktemp("whole")
+    whole_study(root / "test-result")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["report.py", str(root / "test-result"), "--out", str(root / "report")])
+        cli.main()
+    return root / "report"
+
+
+@pytest.fixture(scope="module")
+def page(report: Path) -> str:
+    return (report / "index.html").read_text(encoding="utf-8")
+
+
+# --- sentences -----------------------------------------------------------------------------------------------------
+
+ROME = Setting("Instance-Sequential", "ROME", None, "none", None, "{}")
+RECT = Setting("Instance-Sequential", "ROME", None, "rect", 0.4, "{}")
+LABELS = {ROME: "no regulariser", RECT: "RECT 40 %"}
+NB = words.NO_BREAK
+
+
+def point(task: str, before: float, after: float, p: float, holm: float | None = None, **given: Any) -> Point:
+    change = Measure(after - before, after - before - 0.1, after - before + 0.1)
+    difference = Difference(change, p, "McNemar", before)
+    results: list[Any] = [None] * given.get("runs", 1)
+    setting, count, corrected = given.get("setting", ROME), given.get("edits", 20), p if holm is None else holm
+    return Point(
+        Panel(task, "", task), setting, count, "accuracy", results, Measure(after, 0, 1), difference, corrected
+    )
+
+
+def test_sentence_on_falls() -> None:
+    points = [point("NLI", 0.5, 0.1, 0.0001), point("NER", 0.4, 0.2, 0.01), point("dialogue", 0.3, 0.3, 1.0)]
+    lines = quotes.abilities(points, LABELS)
+    assert lines == [
+        "After 20 ROME edits with no regulariser, 2 of 3 scores are significantly lower; the largest fall is in NLI "
+        f"accuracy, from 0.50 to 0.10 (difference \u22120.40 [\u22120.50,{NB}\u22120.30], p{NB}<{NB}0.001, "
+        "exact McNemar).",
+        f"p is corrected for 3 comparisons by Holm's method; significant means p{NB}<{NB}0.05.",
+    ]
+
+
+def test_sentence_where_nothing_is_significant() -> None:
+    """The raw p may be small: what counts is the corrected one."""
+    lines = quotes.abilities([point("NLI", 0.5, 0.4, 0.02, 0.3), point("NER", 0.4, 0.41, 0.6)], LABELS)
+    assert lines[0].startswith("After 20 ROME edits with no regulariser, none of 2 scores is significantly lower; ")
+    assert "the largest difference is in NLI accuracy" in lines[0] and f"p{NB}={NB}0.30, exact McNemar" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("after", "p", "verdict"),
+    [
+        (0.1, 0.01, "is significantly lower"),
+        (0.9, 0.01, "is significantly higher"),
+        (0.4, 0.5, "is not significantly different"),
+    ],
+)
+def test_sentence_on_a_single_score(after: float, p: float, verdict: str) -> None:
+    (line, _) = quotes.abilities([point("NLI", 0.5, after, p, edits=1, runs=2)], LABELS)
+    assert line.startswith(
+        f"After 1 ROME edit with no regulariser (mean of 2 runs), NLI accuracy {verdict}: from 0.50 to"
+    )
+
+
+def test_a_sentence_per_setting_about_its_last_edits() -> None:
+    lines = quotes.abilities(
+        [
+            point("NLI", 0.5, 0.1, 0.0001, edits=5),
+            point("NLI", 0.5, 0.4, 0.5),
+            point("NLI", 0.5, 0.3, 0.01, edits=10, setting=RECT),
+        ],
+        LABELS,
+    )
+    assert [line.split(",")[0] for line in lines[:2]] == [
+        "After 20 ROME edits with no regulariser",
+        "After 10 ROME edits with RECT 40 %",
+    ]
+    assert "all" not in lines[0] and "not significantly different" in lines[0]
+
+
+def test_falls_and_rises_of_all_scores() -> None:
+    points = [point("NLI", 0.5, 0.1, 0.001), point("NER", 0.4, 0.2, 0.001)]
+    assert ", all 2 scores are significantly lower; " in quotes.abilities(points, LABELS)[0]
+    points[1] = point("NER", 0.4, 0.9, 0.001)
+    assert (
+        ", 1 of 2 scores is significantly lower, 1 significantly higher; the largest fall is in NLI"
+        in quotes.abilities(points, LABELS)[0]
+    )
+
+
+def test_sentence_on_the_frontier() -> None:
+    good, other = (
+        Trade(s, 10, Measure(x, 0, 1), Measure(y, 0.1, 0.9)) for s, x, y in ((RECT, 0.9, 0.8), (ROME, 0.8, 0.7))
+    )
+    (line,) = quotes.trade_off([good, other], LABELS)
+    assert line.startswith("After 10 edits, ROME with RECT 40 % (reliability 0.90, relative ability 0.80 [0.10,")
+    assert "is on the frontier: of the 2 settings measured none is better" in line
+    assert quotes.trade_off([good], LABELS) == ["No two settings were measured at the same number of edits."]
+
+
+def test_nothing_to_compare_with(tmp_path: Path) -> None:
+    make(tmp_path / "r", "NLI", 0.5, Edited(5))
+    assert "these scores are compared with nothing" in made(tmp_path / "r", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("value", "sign", "text"),
+    [
+        (0.12345, False, "0.123"),
+        (-0.5, True, "\u22120.500"),
+        (0.5, True, "+0.500"),
+        (-0.0001, True, "0.000"),
+        (float("nan"), False, "\u2013"),
+    ],
+)
+def test_numbers(value: float, sign: bool, text: str) -> None:
+    assert words.number(value, sign=sign) == text
+
+
+def test_labels_tell_twins_apart() -> None:
+    twins = [
+        Setting("M", "ROME", None, "none", None, f'{{"hparams": {{"v_lr": {lr}, "layers": [1]}}}}') for lr in (0.1, 0.5)
+    ]
+    assert list(words.labels([*twins, RECT]).values()) == [
+        "no regulariser (v_lr 0.1)",
+        "no regulariser (v_lr 0.5)",
+        "RECT 40 %",
+    ]
+
+
+def test_looks_differ() -> None:
+    looks = figures.curves(map(str, range(30)))
+    assert len({(c.colour, c.marker, str(c.line)) for c in looks.values()}) == 30
+
+
+def test_published_curves() -> None:
+    """docs/published.yaml: two figures for ROME on gpt2-xl; the axis of Batch-Sequential counts updates."""
+    first, second = paper.curves("gpt2-xl", ROME, "SentimentAnalysis")
+    assert first[-1] == (20, 0.01) and second[-1] == (20, 0)
+    memit = Setting("Batch-Sequential", "MEMIT", 30, "none", None, "{}")
+    ((start, *_, last),) = paper.curves("gpt2-xl", memit, "NLI")
+    assert (start, last) == ((0, 0.514), (1500, 0.417))
+    assert len(paper.curves("gpt2-xl", RECT, "summarization")) == 1
+    assert paper.curves("smollm2-135m", ROME, "NLI") == []
+
+
+# --- the page ------------------------------------------------------------------------------------------------------
+
+VOID = {"meta", "img", "source", "br", "hr", "link", "input"}
+
+
+@dataclass
+class Checked(HTMLParser):
+    """Reads a page and complains about tags that do not match."""
+
+    open: list[str] = field(default_factory=list)
+    tags: list[tuple[str, dict[str, str]]] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, {key: value or "" for key, value in attrs}))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag, self.getpos()
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+
+def parsed(page: str) -> Checked:
+    parser = Checked()
+    parser.feed(page)
+    parser.close()
+    assert parser.open == []
+    return parser
+
+
+def test_the_page_is_whole_and_alone(report: Path, page: str) -> None:
+    found = parsed(page)
+    assert [tag for tag, _ in found.tags[:2]] == ["html", "head"]
+    assert not any(tag in ("script", "link", "iframe", "object") for tag, _ in found.tags)
+    attributes = [(key, value) for _, attrs in found.tags for key, value in attrs.items()]
+    loaded = [value for key, value in attributes if key in ("src", "srcset")]
+    assert loaded and all(value.startswith("data:image/svg+xml;base64,") for value in loaded)
+    assert "http" not in re.sub(r"data:[^\"]*", "", page) and "url(" not in page and "@import" not in page
+    ids = [value for key, value in attributes if key == "id"]
+    assert len(ids) == len(set(ids))
+    for link in (value for key, value in attributes if key == "href"):
+        assert link.removeprefix("#") in ids if link[0] == "#" else (report / link).is_file(), link
+
+
+def test_pictures_have_words(page: str) -> None:
+    found = parsed(page)
+    pictures = [attrs for tag, attrs in found.tags if tag == "img"]
+    assert len(pictures) == 9  # four of MEMIT, four of ROME, one of both
+    assert all(len(attrs["alt"]) > 40 for attrs in pictures)
+    assert len({attrs["alt"] for attrs in pictures}) == 9
+    headings = [int(tag[1]) for tag, _ in found.tags if re.fullmatch(r"h\d", tag)]
+    assert headings[0] == 1 and headings.count(1) == 1
+    assert all(b - a <= 1 for a, b in pairwise(headings))
+
+
+def test_what_the_page_says(page: str) -> None:
+    text = " ".join(" ".join(parsed(page).texts).split())
+    for said in (
+        "72 results: 8 of unedited models, 64 after edits",
+        "gpt2-xl, float32, SHA-256 5a5a5a5a5a5a",
+        "Sample data: small sets written for this repository.",
+        "Only the first 24 records of each task.",
+        "MEMIT, Batch-Sequential, 10 edits per update",
+        "After 20 ROME edits with no regulariser, ",
+        "After 20 MEMIT edits with no regulariser (mean of 2 runs), ",
+        "Tasks that count, because their unedited score is reliably above zero: reasoning, NLI,",
+        "Degenerate completions: empty,",
+        "0123456789ab",
+    ):
+        assert said in text, said
+    assert "▼" in text
+
+
+def test_tables_hold_the_numbers(report: Path, page: str) -> None:
+    """Each headline score of a single run in the CSV stands in the page, with its interval."""
+    rows = list(csv.DictReader((report / "results.csv").open(encoding="utf-8")))
+    headlines = [row for row in rows if row["metric"] in ("f1", "rouge_mean", "solve_rate", "accuracy", "exact_match")]
+    assert len(headlines) == 72
+    for row in headlines:
+        value, low, high = (words.number(float(row[key])) for key in ("value", "low", "high"))
+        if row["method"] != "MEMIT":
+            assert re.search(rf"<td>{value}( [▼▲])?<small>\[{low},{NB}{high}\]</small></td>", page), row
+
+
+def test_hostile_names_stay_text(tmp_path: Path) -> None:
+    nasty = '<script>alert("1")</script>&{x}'
+    model = {"name": nasty, "sha256": "00" * 32, "dtype": "float32"}
+    make(tmp_path / "r", "NLI", 0.8, model=model)
+    make(tmp_path / "r", "NLI", 0.4, Edited(3, method='<script src="x">'), model=model)
+    page = made(tmp_path / "r", tmp_path / "out", nasty)
+    assert "<script" not in page and page.count("&lt;script&gt;") > 3
+    parsed(page)
+
+
+def made(results: Path, out: Path, title: str = "T") -> str:
+    """The page of a report on `results`, made in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["report.py", str(results), "--out", str(out), "--title", title])
+        cli.main()
+    return (out / "index.html").read_text(encoding="utf-8")
+
+
+def test_refused_updates(tmp_path: Path) -> None:
+    file = make(tmp_path, "NLI", 0.4, Edited(5))
+    text = file.read_text()
+    listed = '"refused": [{"edits": [203, 204], "reason": "loss is <NaN>"}]'
+    for told, row in (
+        (listed, "<td>203 and 204</td><td>loss is &lt;NaN&gt;</td>"),
+        ('"refused": []', ""),
+        ('"x": 0', ""),
+    ):
+        file.write_text(text.replace('"refused": []', told))
+        (study,) = studies(results(tmp_path)[0])
+        found = tables.refused(study, {study.settings[0]: "no regulariser"})
+        assert row in found and bool(found) == bool(row)
+
+
+# --- its files -----------------------------------------------------------------------------------------------------
+
+
+def digest(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_the_same_results_give_the_same_bytes(tmp_path: Path) -> None:
+    """Once in this process, once as a command, with another order of sets and another clock."""
+    make(tmp_path / "r", "NER", 0.8)
+    make(tmp_path / "r", "NER", 0.4, Edited(5))
+    made(tmp_path / "r", tmp_path / "a", "What did the edits break?")
+    environment = {**os.environ, "PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo", "SOURCE_DATE_EPOCH": "1"}
+    command = [sys.executable, str(ROOT / "report.py"), str(tmp_path / "r"), "--out", str(tmp_path / "b")]
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    assert run.stdout == f"2 results -> {tmp_path / 'b' / 'index.html'}\n"
+    first, second = digest(tmp_path / "a"), digest(tmp_path / "b")
+    assert first == second
+    assert len(first) == 2 + 2 * 4  # the page, the table, four figures twice
+    assert {Path(name).suffix for name in first if name.startswith("figures/")} == {".svg", ".png"}
+
+
+def test_an_older_report_is_replaced_and_nothing_else_is(tmp_path: Path) -> None:
+    make(tmp_path / "r", "NLI", 0.8)
+    out = tmp_path / "deep" / "report"
+    made(tmp_path / "r", out, "first")
+    (out / "figures" / "left-over.svg").write_text("")
+    assert "second" in made(tmp_path / "r", out, "second")
+    assert {path.name for path in out.iterdir()} == {"index.html", "results.csv", "figures"}
+    assert list((out / "figures").iterdir()) == []
+    assert list(out.parent.iterdir()) == [out]
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="holds something that is no report"):
+        made(tmp_path / "r", out)
+    assert (out / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("content", ["<html>mine</html>", None])
+def test_other_folders_are_refused(tmp_path: Path, content: str | None) -> None:
+    make(tmp_path / "r", "NLI", 0.8)
+    out = tmp_path / "report"
+    if content is None:
+        out.write_text("a file")
+    else:
+        out.mkdir()
+        (out / "index.html").write_text(content)
+    with pytest.raises(UserError, match="--out"):
+        made(tmp_path / "r", out)
+    assert (out if content is None else out / "index.html").read_text() == (content or "a file")
+
+
+def test_a_report_that_cannot_be_placed_leaves_the_older_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path / "r", "NLI", 0.8)
+    out = tmp_path / "report"
+    made(tmp_path / "r", out, "first")
+    before, replace = digest(out), os.replace
+
+    def fail(source: Any, target: Any) -> None:
+        if Path(source).name == "new":
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(UserError, match="No space left on device; --out"):
+        made(tmp_path / "r", out, "second")
+    assert digest(out) == before
+    assert {path.name for path in tmp_path.iterdir()} == {"r", "report"}
+
+
+@pytest.mark.parametrize("words", [["nothing"], [], ["--nonsense"]])
+def test_one_line_and_exit_2(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["report.py", *words])
+    with pytest.raises(SystemExit) as stop:
+        script(cli.main)
+    out, err = capsys.readouterr()
+    assert (stop.value.code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("error: ") and list(tmp_path.iterdir()) == []
+
+
+def test_results_of_the_scripts(tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the two scripts write today can be read: a tiny model, before and after two edits."""
+    monkeypatch.chdir(ROOT)
+    (tmp_path / "rome.yaml").write_text(
+        "{layers: [1], v_num_grad_steps: 2, v_lr: 5e-1, v_loss_layer: 3, v_weight_decay: 0.5, clamp_norm_factor: 4, "
+        'kl_factor: 0.0625, mom2_adjustment: false, context_templates: ["{}"]}'
+    )
+    common = f"--model {tiny_folder} --data data/sample --limit 3 --device cpu --results {tmp_path / 'r'}".split()
+    monkeypatch.setattr(sys, "argv", ["test-task.py", "NLI", *common])
+    scripts.test_task(TASKS)
+    words = f"NLI Instance-Sequential ROME 0 2 1 --hparams {tmp_path / 'rome.yaml'}".split()
+    monkeypatch.setattr(sys, "argv", ["test-task-after.py", *words, *common])
+    scripts.test_task_after(scripts.Plugins(TASKS, discover("editors", "EDITOR"), NAMES, regularizer))
+    page = made(tmp_path / "r", tmp_path / "report")
+    assert "After 2 ROME edits with no regulariser, NLI accuracy is not significantly different: " in page
+    assert "the edited weights have changed by " in page
+
+
+# --- what it looks like --------------------------------------------------------------------------------------------
+
+PROBE = """<script>addEventListener("load", () => {
+  const images = [...document.images], boxes = [...document.querySelectorAll("h1, h2, h3, p, li, dd, figure")];
+  parent.postMessage([
+    innerWidth,
+    document.documentElement.scrollWidth,
+    images.length,
+    images.filter(i => i.complete && i.naturalWidth > 0).length,
+    images.filter(i => i.currentSrc === i.src).length,
+    Math.round(Math.min(...images.map(i => i.getBoundingClientRect().width))),
+    boxes.filter(box => box.getBoundingClientRect().right > innerWidth + 1).length,
+  ].join(" "), "*");
+});</script>"""
+FRAME = """<!DOCTYPE html><script>onmessage = e => document.documentElement.dataset.probe = e.data</script>
+<iframe src="probed.html" width="{width}" height="900" style="border: 0"></iframe>"""
+"""Chromium's window is never narrower than 500 pixels; a frame is."""
+
+
+def browse(folder: Path, page: Path, *words: str) -> subprocess.CompletedProcess[bytes]:
+    """Headless Chromium, with a new profile and no traffic of its own."""
+    assert CHROMIUM
+    quiet = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking"
+    quiet += " --disable-component-update --disable-sync --hide-scrollbars"
+    profile = f"--user-data-dir={folder / 'profile'}"
+    return subprocess.run(
+        [CHROMIUM, *quiet.split(), profile, *words, page.as_uri()], capture_output=True, timeout=120, check=True
+    )
+
+
+@needs_chromium
+@pytest.mark.parametrize(("width", "wide"), [(1280, True), (420, False)])
+def test_in_a_browser(report: Path, page: str, tmp_path: Path, width: int, wide: bool) -> None:
+    """Every picture is shown, the version for the width is taken, and nothing sticks out on the right."""
+    probed = tmp_path / "probed.html"
+    probed.write_text(page.replace("</body>", f"{PROBE}</body>"), encoding="utf-8")
+    (tmp_path / "frame.html").write_text(FRAME.format(width=width))
+    dom = browse(tmp_path, tmp_path / "frame.html", "--dump-dom", "--virtual-time-budget=5000").stdout.decode()
+    found = re.search(r'data-probe="([^"]*)"', dom)
+    assert found
+    inner, scroll, images, shown, as_wide, smallest, outside = map(int, found[1].split())
+    assert inner == width and scroll <= width and outside == 0
+    assert images == shown == 9
+    assert as_wide == (images if wide else 0)
+    assert smallest > (300 if wide else 250)
+
+
+@needs_chromium
+@pytest.mark.parametrize(("width", "height"), [(1280, 5000), (420, 9000)])
+def test_a_screenshot_is_no_blank(report: Path, tmp_path: Path, width: int, height: int) -> None:
+    """Ink, white, and the colours of the first curves are there; the margins are empty."""
+    shot = tmp_path / "page.png"
+    browse(tmp_path, report / "index.html", f"--window-size={width},{height}", f"--screenshot={shot}")
+    assert struct.unpack(">II", shot.read_bytes()[16:24]) == (width, height)
+    picture = (imread(shot)[..., :3] * 255).round().astype(int)
+    for colour in figures.COLOURS[:3]:
+        wanted = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
+        near = (np.abs(picture - wanted).max(axis=2) < 12).sum()
+        assert near > 500, colour
+    assert 0.01 < (picture.max(axis=2) < 90).mean() < 0.2
+    assert (picture[:, :12] == 255).all() and (picture[:, -12:] == 255).all()
