@@ -1,16 +1,17 @@
-"""Fetch and check what runs need: python prepare.py model NAME | data | stats MODEL | check-data DIR."""
+"""Fetch and check what runs need: python prepare.py model NAME | data | stats MODEL | check-data DIR | doctor."""
 
 import argparse
 import sys
 from pathlib import Path
 
-from core import data, fetch, gather, moments
-from core.cli import Parser, script
+from core import check, doctor, fetch, gather, moments, suggest
+from core.cli import Parser, positive, script
 from core.embedded import EMBEDDED_MODEL, prepare_embedded
 from core.errors import UserError
 from core.official import SETS
 from core.registry import discover
 from core.sources import CACHE, DATA
+from editors._mend_archive import load as load_archive
 
 
 def main() -> None:
@@ -34,9 +35,16 @@ def parser() -> Parser:
     stats = commands.add_parser("stats", help="fetch or compute the second moments that a method needs")
     moments.add_arguments(stats)
     stats.set_defaults(run=lambda args: moments.prepare(args, discover("editors", "EDITOR")))
-    check = commands.add_parser("check-data", help="validate a data folder, record by record")
-    check.add_argument("folder", metavar="DIR", type=Path, help="holds edited-data/, task-data/ and training-data/")
-    check.set_defaults(run=check_data)
+    checking = commands.add_parser("check-data", help="validate a data folder, record by record")
+    checking.add_argument("folder", metavar="DIR", type=Path, help="holds edited-data/, task-data/ and training-data/")
+    checking.set_defaults(run=check_data)
+    suggesting = commands.add_parser("suggest-hparams", help="write settings to start from, for a model without any")
+    suggest.add_arguments(suggesting, positive)
+    suggesting.set_defaults(run=lambda args: suggest.suggest(args, discover("editors", "EDITOR")))
+    health = commands.add_parser("doctor", help="what is here, what is damaged, what would go wrong")
+    health.add_argument("--model", metavar="NAME", help="only this model (default: all in hugging_cache/)")
+    health.add_argument("--data", type=Path, metavar="DIR", help="the data in this folder instead of data/")
+    health.set_defaults(run=examine)
     return p
 
 
@@ -64,8 +72,12 @@ def prepare_data(args: argparse.Namespace) -> None:
     gather.Gatherer(DATA, tasks, args.overwrite).gather(gather.chosen(SETS, args.only))
 
 
+def examine(args: argparse.Namespace) -> None:
+    sys.exit(doctor.Doctor(discover("tasks", "TASK"), load_archive).examine(args.model, args.data))
+
+
 def check_data(args: argparse.Namespace) -> None:
-    for line in data.check(args.folder, discover("tasks", "TASK").values()):
+    for line in check.check(args.folder, discover("tasks", "TASK").values()):
         print(line)
 
 

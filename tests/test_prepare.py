@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT
 
 import prepare
-from core import data, embedded
+from core import check, data, embedded
 from core.cli import script
 from core.embedded import GGUF, prepare_embedded
 from core.errors import UserError
@@ -144,7 +144,7 @@ def test_a_model_that_is_there_is_not_made_again(
 def test_the_sample_data_is_what_the_issue_asks_for() -> None:
     """48 or more examples a task (24 dialogues and summaries), 480 edits over 12 relations, disjoint training sets."""
     counts = dict(
-        line.removesuffix(" records ok").split(": ") for line in data.check(ROOT / "data/sample", TASKS.values())
+        line.removesuffix(" records ok").split(": ") for line in check.check(ROOT / "data/sample", TASKS.values())
     )
     for task in TASKS.values():
         assert int(counts[task.file]) >= (24 if task.name in ("dialogue", "summarization") else 48), task.name
@@ -174,7 +174,7 @@ def test_the_sample_data_is_what_its_script_makes() -> None:
 
 @pytest.mark.skipif(not OFFICIAL.is_dir(), reason=f"the official data is not at {OFFICIAL}")
 def test_the_official_data_is_well_formed() -> None:
-    lines = list(data.check(OFFICIAL, TASKS.values()))
+    lines = list(check.check(OFFICIAL, TASKS.values()))
     assert len(lines) == 11
     assert "test-NER.txt: 3250 records ok" in lines
 
@@ -186,4 +186,4 @@ def test_check_data_names_the_first_bad_record(tmp_path: Path) -> None:
     records[7]["subject"] = "somebody else"
     path.write_text(json.dumps(records), encoding="utf-8")
     with pytest.raises(UserError, match=r"zsre.json: record 7: expected the subject 'somebody else' in 'src'"):
-        list(data.check(tmp_path / "data", TASKS.values()))
+        list(check.check(tmp_path / "data", TASKS.values()))

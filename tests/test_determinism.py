@@ -1,0 +1,131 @@
+"""The same command gives the same bytes; neither batches nor the order of samples change a score."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT, tiny
+from safetensors.torch import load_file
+from torch import equal
+
+from core.registry import discover
+from core.run import score_model
+
+TASKS = discover("tasks", "TASK")
+TARGET = """
+v_num_grad_steps: 3
+v_lr: 5e-1
+v_loss_layer: 3
+v_weight_decay: 0.5
+clamp_norm_factor: 4
+kl_factor: 0.0625
+mom2_adjustment: true
+mom2_dataset: self-generated
+mom2_n_samples: 2
+stats_dir: stats
+"""
+MEND = """
+inner_params: [transformer.h.2.mlp.c_proj.weight, transformer.h.3.mlp.c_fc.weight]
+archive_dir: archive
+rank: 4
+max_iters: 4
+accumulate_bs: 2
+val_interval: 4
+val_batch_size: 2
+val_steps: 1
+final_eval: false
+"""
+SETTINGS = {
+    "ROME": f"layers: [1]\ncontext_template_length_params: [[3, 5]]\n{TARGET}",
+    "MEMIT": f"layers: [0, 1]\nmom2_update_weight: 10\ncontext_template_length_params: [[3, 5]]\n{TARGET}",
+    "KN": "steps: 4\nbatch_size: 4\nadaptive_threshold: 0.2\n",
+    "MEND": MEND,
+}
+COMMANDS = (
+    "test-task.py all --limit 2",
+    "test-task-after.py NER Instance-Sequential ROME 200 202 1 --limit 2 --hparams ROME.yaml",
+    "test-task-after.py NLI Instance-Sequential ROME 200 202 1 --limit 2 --hparams ROME.yaml --regularizer random",
+    "test-task-after.py summarization Batch-Sequential MEMIT 200 203 1 2 --limit 2 --hparams MEMIT.yaml",
+    "test-task-after.py OpenDomainQA Instance-Sequential KN 200 202 1 --limit 2 --hparams KN.yaml",
+    "train_MEND.py --hparams MEND.yaml",
+    "test-task-after.py reasoning Batch-Single MEND 200 202 1 --limit 2 --hparams MEND.yaml",
+)
+DRIVER = """
+import json, runpy, sys
+for words in json.loads(sys.argv[1]):
+    sys.argv = words
+    try:
+        runpy.run_path(words[0], run_name="__main__")
+    except SystemExit as end:
+        assert not end.code, words
+"""
+
+
+def run(folder: Path, model: Path, hash_seed: str) -> None:
+    """Every command in one new process, in a folder of its own."""
+    folder.mkdir()
+    for name, text in SETTINGS.items():
+        (folder / f"{name}.yaml").write_text(text)
+    lines = [[str(ROOT / (words := command.split())[0]), *words[1:]] for command in COMMANDS]
+    commands = [
+        [*line, "--model", str(model), "--device", "cpu", "--data", str(ROOT / "data/sample")] for line in lines
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": hash_seed, "OMP_NUM_THREADS": "1"}
+    words = [sys.executable, "-c", DRIVER, json.dumps(commands)]
+    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def timeless(value: Any) -> Any:
+    """Without what may differ from run to run: times and the environment."""
+    if isinstance(value, dict):
+        return {key: timeless(part) for key, part in value.items() if key not in ("seconds", "environment")}
+    return [timeless(part) for part in value] if isinstance(value, list) else value
+
+
+def test_two_runs_give_the_same_bytes(tiny_folder: Path, tmp_path: Path) -> None:
+    """In two processes whose hashes (and so the order of sets) differ: results, second moments, MEND's network."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    run(one, tiny_folder, "1")
+    run(two, tiny_folder, "2")
+    names = sorted(path.relative_to(one) for path in one.rglob("*") if path.is_file())
+    assert names == sorted(path.relative_to(two) for path in two.rglob("*") if path.is_file())
+    results = [name for name in names if name.parts[0] == "test-result"]
+    assert len(results) == 2 * (len(TASKS) + 5)
+    for name in results:
+        texts = [(folder / name).read_bytes() for folder in (one, two)]
+        if name.suffix == ".json":
+            found = [timeless(json.loads(text)) for text in texts]
+            assert "metrics" in found[0] and "settings" in found[0]
+            texts = [json.dumps(part).encode() for part in found]
+        assert texts[0] == texts[1], name
+    for name in names:
+        if name.suffix == ".safetensors":
+            tensors = [load_file(folder / name) for folder in (one, two)]
+            assert tensors[0].keys() == tensors[1].keys()
+            assert all(equal(tensors[0][key], tensors[1][key]) for key in tensors[0]), name
+    assert {name.suffix for name in names} >= {".npz", ".safetensors", ".json", ".jsonl"}
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gptj", "llama"])
+def test_neither_batches_nor_order_change_a_score(family: str) -> None:
+    """Every task: alone, two token budgets, shuffled. `as_released` of OpenDomainQA alone depends on the order."""
+    lm, draw = tiny(family), random.Random(0)
+    for name, task in TASKS.items():
+        samples = list(task.samples(ROOT / "data/sample/task-data" / task.file))[:8]
+        wanted = {sample.id: (completion, score) for sample, completion, score in score_model(lm, task, samples)}
+        metrics = task.summarize(score_model(lm, task, samples))
+        for budget in (1, 300, 700):
+            mixed = draw.sample(samples, len(samples))
+            scored = score_model(lm, task, mixed, budget)
+            assert [sample for sample, _, _ in scored] == mixed
+            assert {sample.id: (completion, score) for sample, completion, score in scored} == wanted, (name, budget)
+            found = task.summarize(scored)
+            for metric in metrics:
+                if (name, metric) != ("OpenDomainQA", "as_released"):
+                    assert found[metric].value == pytest.approx(metrics[metric].value, abs=1e-12), (name, metric)
