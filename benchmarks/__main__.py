@@ -1,4 +1,4 @@
-"""Run all benchmarks, or those named: python -m benchmarks [evaluation rome memit kn stats mend]."""
+"""Run all benchmarks, or those named: python -m benchmarks [evaluation rome memit kn stats mend gpu]."""
 
 import importlib
 import os
@@ -8,11 +8,12 @@ import sys
 import torch
 
 ALL = ("evaluation", "rome", "memit", "kn", "stats", "mend")
+"""Those of the embedded model on the CPU. `gpu` takes full-size models: with a GPU, or by its name."""
 
 
 def main() -> None:
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {os.cpu_count()} cores, {platform.machine()}")
-    for name in sys.argv[1:] or ALL:
+    for name in sys.argv[1:] or (*ALL, *(["gpu"] if torch.cuda.is_available() else [])):
         print(f"\n{name}", flush=True)
         for line in importlib.import_module(f"benchmarks.{name}").run():
             print(f"  {line}", flush=True)

@@ -1,0 +1,146 @@
+"""benchmarks.gpu runs, shrunken, on the CPU; the formula of benchmarks.memory holds against what autograd keeps."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+from torch import Tensor
+
+from benchmarks import _peak, _random, gpu, memory
+from core.registry import discover
+from core.resume import resume
+from core.tokens import pad
+from editors._mend_net import seeded
+
+
+@pytest.fixture(autouse=True)
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+SMALL = ["--device", "cpu", "--dtype", "float32", "--layers", "4", "--width", "32", "--edits", "2"]
+
+
+@pytest.mark.parametrize("model", ["gpt2-xl", "gpt-j-6B", "llama-7b"])
+def test_every_measurement_can_be_made(model: str, tmp_path: Path) -> None:
+    file = tmp_path / "table.json"
+    tasks = ["NLI", "summarization"]
+    lines = list(gpu.measure(gpu.arguments(["--models", model, *SMALL, "--tasks", *tasks, "--out", str(file)])))
+    rows = json.loads(file.read_text())
+    assert [row["what"].split(":")[0] for row in rows] == [*tasks, "ROME", "ROME", "KN", "MEMIT", "MEMIT", "MEND"]
+    assert len(lines) == len(rows) + 2 and len({line.count("|") for line in lines}) == 1
+    for row in rows:
+        assert row["model"] == model and row["value"] > 0 and row["peak_gb"] > 0
+        assert row["utilisation"] is None  # of a CPU no peak is known
+    assert [row["unit"] for row in rows] == ["samples/s"] * 2 + ["s"] * 5 + ["steps/s"]
+
+
+def test_flops_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """2 x the blocks' parameters x the tokens run: 3 rows of 5 tokens."""
+    bench = gpu.Bench(gpu.arguments(SMALL), "gpt2-xl")
+    monkeypatch.setattr(gpu, "peak_flops", lambda device, dtype: 1e12)
+
+    def work() -> float:
+        bench.lm.model(torch.ones(3, 5, dtype=torch.long))
+        return 3
+
+    row = bench.row("x", "samples/s", work)
+    blocks = sum(p.numel() for layer in range(4) for p in bench.lm.module(bench.lm.block(layer)).parameters())
+    assert bench.flops == 2 * blocks * 15
+    assert row["utilisation"] == pytest.approx(bench.flops * row["value"] / 3 / 1e12)
+
+
+@pytest.mark.parametrize(
+    ("device", "half", "full"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989e12, 67e12),
+        ("NVIDIA H100 PCIe", 756e12, 51e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12, 19.5e12),
+        ("NVIDIA A10", 125e12, 31.2e12),
+        ("NVIDIA GeForce RTX 4090", 165e12, 82.6e12),
+        ("NVIDIA L40S", 362e12, 91.6e12),
+        ("Some Card 9000", None, None),
+    ],
+)
+def test_peaks_by_name(device: str, half: float | None, full: float | None) -> None:
+    assert (_peak.named_peak(device, "bfloat16"), _peak.named_peak(device, "float32")) == (half, full)
+    assert _peak.peak_flops("cpu", "float32") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [("gpt2-xl", 1_557_611_200), ("llama-7b", 6_738_415_616), ("llama2-13b", 13_015_864_320)],
+)
+def test_the_sizes_are_the_published_ones(name: str, parameters: int) -> None:
+    """GPT-2's released checkpoint and the papers of LLaMA say 1.5, 6.7 and 13.0 billion."""
+    assert sum(p.numel() for p in _random.skeleton(name).model.parameters()) == parameters
+
+
+@pytest.mark.parametrize("vocabulary", [1000, 32000, 60000])
+def test_the_stand_in_stays_below_the_vocabulary(vocabulary: int) -> None:
+    tokenizer = _random.stand_in(vocabulary)
+    text = "The mother tongue of Zoë in 1234 is\n\nFrench."
+    ids = tokenizer(text)["input_ids"]
+    assert max(ids) < vocabulary and tokenizer.decode(ids) == text and tokenizer.eos_token_id < vocabulary
+
+
+@pytest.mark.parametrize("dtype", memory.BYTES)
+@pytest.mark.parametrize("name", ["gpt2-xl", "gpt-j-6B", "llama-7b"])
+def test_what_autograd_keeps_of_a_block(name: str, dtype: str) -> None:
+    """The difference of two and four blocks, so that what else is kept does not count. Never more than the formula,
+    and not so much less that the table would be of no use."""
+
+    def kept(layers: int) -> int:
+        lm = _random.random_lm(name, _random.config(name, layers + 1, 128), "cpu", dtype)
+        tokens = pad(lm, [[5] * 20] * 2)
+        point = resume(lm, tokens, range(1, 2), 0)[0][1]
+        point = dataclasses.replace(point, hidden=point.hidden.clone().requires_grad_())
+        weights = {p.untyped_storage().data_ptr() for p in lm.model.parameters()}
+        found: dict[int, Tensor] = {}
+
+        def pack(tensor: Tensor) -> Tensor:
+            if (at := tensor.untyped_storage().data_ptr()) not in weights:
+                found[at] = tensor
+            return tensor
+
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            point.run()
+        need = memory.Need(lm, dtype)
+        return sum(t.untyped_storage().nbytes() for t in found.values()) - layers * 40 * need.block
+
+    more = kept(4) - kept(2)  # of two blocks, beyond the formula
+    block = (9 * 128 + 4 * 512) * memory.BYTES[dtype]
+    assert -0.35 * 80 * block < more <= 0
+
+
+def test_memory_by_hand() -> None:
+    """llama2-7b, bfloat16: L 32, d 4096, f 11008, V 32000, ROME at layer 5 with 21 templates and the KL row."""
+    need = memory.Need(_random.skeleton("llama2-7b"), "bfloat16")
+    assert need.sizes == (32, 4096, 11008, 32000)
+    model, block, cache = 2 * 6_738_415_616, 2 * (9 * 4096 + 4 * 11008), 2 * 2 * 32 * 4096
+    rows, logits = 22, 14 * 32000
+    rome = model + rows * 40 * (27 * block + cache) + (rows * 4 + 1) * logits + 4 * 4 * 4096 * 11008
+    assert need.of("ROME") == rome < 24e9
+    assert need.host == 6 * 11008**2 * 8
+    assert memory.Need(_random.skeleton("llama2-13b"), "bfloat16").of("ROME") < 48e9
+
+
+def test_memory_of_mends_network() -> None:
+    """As many parameters as a real network has; four copies of it in training, one for an edit."""
+    need = memory.Need(_random.skeleton("gpt2-xl"), "float32")
+    hp = need._settings("TRAINING/MEND")
+    assert type(hp) is discover("editors", "EDITOR")["MEND"].hparams
+    dim = 1600 + 6400  # of both shapes of weights; each with m = 3 weights: U, V, b, scale and shift per layer
+    network = 4 * (2 * 2 * (2 * dim * 1920 + dim + 6 * dim) + 6)
+    assert need.of("MEND train") - need.model > 4 * network
+    small = seeded({"w": (3, 2)}, dataclasses.replace(hp, rank=2, inner_params=("w",)))
+    assert sum(p.numel() for p in small.parameters()) == 2 * (2 * 5 * 2 + 5 + 2 * 5) + 1
+
+
+def test_the_table_of_the_documentation_is_this_one() -> None:
+    text = (ROOT / "docs/benchmarks.md").read_text(encoding="utf-8")
+    for line in memory.table():
+        assert line in text
