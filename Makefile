@@ -3,7 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check gpu-check soak bench reproduction clean
+
+MEND := result/models/MEND/smollm2-135m/best.safetensors
 
 $(VENV)/ready: requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -20,16 +22,29 @@ demo: $(VENV)/ready
 
 test: $(VENV)/ready-dev
 	$(BIN)/python prepare.py model smollm2-135m
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadgroup $(COVERAGE)
 
 check: $(VENV)/ready-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(MAKE) test
+	$(MAKE) test COVERAGE="--cov --cov-report=term:skip-covered --cov-fail-under=90"
+
+gpu-check: $(VENV)/ready-dev
+	$(BIN)/python -m pytest -m gpu
+
+soak: $(VENV)/ready-dev
+	$(BIN)/python -m tests.soak
 
 bench: $(VENV)/ready-dev
 	$(BIN)/python -m benchmarks
+
+reproduction: $(VENV)/ready $(MEND)
+	$(BIN)/python sweep.py configs/reproduction.yaml
+	$(BIN)/python report.py test-result/reproduction --out docs/reproduction/report
+
+$(MEND): | $(VENV)/ready
+	$(BIN)/python train_MEND.py --model smollm2-135m
 
 clean:
 	rm -rf $(VENV)

@@ -27,7 +27,8 @@ def example(name: str) -> ModuleType:
 
 
 def test_the_commands_are_there() -> None:
-    assert {shlex.split(command)[1] for command in COMMANDS} == {"test-task.py", "test-task-after.py", "train_MEND.py"}
+    scripts = {"test-task.py", "test-task-after.py", "train_MEND.py", "sweep.py", "report.py"}
+    assert {shlex.split(command)[1] for command in COMMANDS} == scripts
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if "test-task" in c])

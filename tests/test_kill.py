@@ -1,0 +1,71 @@
+"""Killed anywhere, every script leaves nothing half-made, and goes on to what it makes when nobody disturbs it.
+
+What is killed is in kill_scenarios.py, how in killing.py; `make soak` does it at many more moments.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from tests import killing
+
+KILLS = 10
+GROUPS = (("test-task", "ROME", "MEMIT", "MEND"), ("train_MEND", "prepare model", "prepare data", "sweep"))
+
+
+@pytest.mark.parametrize("names", GROUPS, ids=lambda names: names[0])
+def test_killed_anywhere(names: tuple[str, ...], tmp_path: Path) -> None:
+    found = killing.reports(0, KILLS, list(names), tmp_path)
+    assert [report["name"] for report in found] == list(names)
+    assert not [problem for report in found for problem in report["problems"]]
+    for report in found:
+        assert sum(report["kills"].values()) >= KILLS, report
+        assert len(report["kills"]) == len(killing.SIGNALS), report
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_a_real_process(number: signal.Signals, tmp_path: Path, tiny_folder: Path) -> None:
+    """As from a shell: one line, the exit code of a signal, and the same command goes on."""
+    words = ["test-task.py", "NER", "--model", tiny_folder, "--device", "cpu", "--results", tmp_path / "out"]
+    command = [sys.executable, *map(str, [*words, "--data", ROOT / "data/sample", "--batch-tokens", 100])]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    journal = tmp_path / "out/tiny-gpt2/test-NER/.result-NER-before-edit.journal"
+    while not (journal.is_file() and journal.stat().st_size > 500):
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.kill(process.pid, number)
+    out, err = process.communicate(timeout=100)
+    assert process.returncode == 128 + number
+    (line,) = [line for line in err.splitlines() if line.startswith("interrupted: ")]
+    assert line.endswith(" of 192 completions of NER; the same command goes on from there")
+    assert out == "" and "Traceback" not in err
+    assert [path.name for path in journal.parent.iterdir()] == [journal.name]
+
+
+def test_a_signal_in_a_destructor_is_not_lost() -> None:
+    """Python drops what is raised in a destructor, and prints a traceback: neither is to happen."""
+    code = """
+import os, signal, sys, time
+from core.cli import script
+class Closing:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        for _ in range(1000):
+            pass
+def main():
+    closing = Closing()
+    del closing
+    time.sleep(100)
+script(main)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=90, check=False
+    )
+    assert run.returncode == 128 + signal.SIGTERM
+    assert run.stderr.strip() == "interrupted: what is finished is kept; the same command goes on from there"
