@@ -121,7 +121,9 @@ class EditSession(Session):
         with self.timed("prepare"):
             editor = self.editor(lm, self.hp)
         with self.timed("probe before"):
-            self.before = quality.probe(lm, self.edits)
+            # By update, not all at once: a probability's last bits depend on the rows it shares a batch with, and a
+            # checkpoint is to be, to the last bit, what a run that ends there gives.
+            self.before = [told for batch in self.batches for told in quality.probe(lm, batch)]
         rule = None if args.regularizer == "none" else self.plugins.regularizer(args.regularizer, args.keep)
         editing = Editing(lm, editor, Rules(rule, args.seed, args.max_update, args.on_error == "skip"))
         saved = self._saved()
