@@ -13,6 +13,7 @@ from tqdm import tqdm
 from core import data, hparams, quality, results
 from core.editing import Editing, Regularize, Rules
 from core.errors import UserError
+from core.export import export, exported
 from core.model import LM
 from core.registry import pick
 from core.run import batches
@@ -56,6 +57,8 @@ class EditSession(Session):
                 raise UserError(f"--edit-batch: {self.editor.name} takes its edits one at a time")
             self.hp = replace(self.hp, edit_batch=args.edit_batch)
         self._edit = results.plain(self._edit_settings())
+        # Whether there is a model to save; a folder in its place is refused here, before hours of editing.
+        self.unsaved = bool(args.save_model) and not exported(args.save_model, self._edited())
 
     def _check(self, args: argparse.Namespace) -> None:
         if self.mode not in self.editor.modes:
@@ -64,8 +67,6 @@ class EditSession(Session):
         if (args.batch_size is None) == (self.mode == "Batch-Sequential"):
             raise UserError(f"{self.mode} {'needs a' if args.batch_size is None else 'takes no'} BATCH_SIZE")
         pick("regularizer", args.regularizer, {name: name for name in ("none", *self.plugins.regularizers)})
-        if args.save_model:
-            results.not_there(args.save_model)  # before an hour of editing
 
     def _edit_settings(self) -> dict[str, Any]:
         args = self.args
@@ -81,6 +82,10 @@ class EditSession(Session):
             "max_update": args.max_update,
             "data": self.source.describe(),
         }
+
+    def _edited(self) -> dict[str, Any]:
+        """What decides the edited weights."""
+        return {"model": self.settings(Wanted(self.tasks[0]))["model"], "seed": self.args.seed, "edit": self._edit}
 
     def files(self) -> dict[str, Path]:
         """What the settings depend on beside themselves, e.g. MEND's trained network. UserError if it is not there."""
@@ -99,7 +104,7 @@ class EditSession(Session):
         return found
 
     def make(self, missing: Sequence[Wanted]) -> Iterator[Path]:
-        if not missing and not self.args.save_model:
+        if not missing and not self.unsaved:
             self._saved().remove()
             return
         lm = self.load()
@@ -110,9 +115,11 @@ class EditSession(Session):
             extra = self.told(editing, count)
             for wanted in group:
                 yield self.score(lm, wanted, extra)
-        if self.args.save_model:
+        if self.unsaved:
             self.advance(editing, saved, len(self.edits))
-            save(lm, self.args.save_model)
+            note = {"settings": self._edited(), "refused": editing.refused, "environment": self.environment}
+            export(lm, self.args.save_model, note)
+            print(f"edited model -> {self.args.save_model}")
         saved.remove()
 
     def begin(self, lm: LM, count: int) -> tuple[Editing, Saved]:
@@ -135,7 +142,7 @@ class EditSession(Session):
         args = self.args
         # Edits of a sequence are those of any longer one, so only what a single batch is made of knows its end.
         ends = self._edit["range"] if self.mode == "Batch-Single" else [args.begin, args.step]
-        key = [{**self._edit, "range": ends}, self.settings(Wanted(self.tasks[0]))["model"], args.seed]
+        key = {**self._edited(), "edit": {**self._edit, "range": ends}}
         stems = [str(self.stem(wanted).relative_to(self.root)) for wanted in self.wanted()]
         return Saved(self.root / "unfinished", key, self.environment, stems)
 
@@ -190,11 +197,3 @@ def checkpoints(asked: Sequence[int], updates: Sequence[Sequence[Edit]]) -> list
             shown = ", ".join(map(str, ends[:5])) + (", ..." if len(ends) > 5 else "")
             raise UserError(f"--checkpoints: no update ends at {count} edits; they end at {shown}")
     return sorted({*asked, ends[-1]})
-
-
-def save(lm: LM, folder: Path) -> None:
-    """Save the edited model and its tokenizer as an ordinary Hugging Face folder, whole or not at all."""
-    with results.new_folder(folder) as scratch:
-        lm.model.save_pretrained(scratch)
-        lm.tokenizer.save_pretrained(scratch)
-    print(f"edited model -> {folder}")

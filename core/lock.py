@@ -13,6 +13,7 @@ import socket
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from io import FileIO
 from pathlib import Path
 
 from core.errors import UserError
@@ -34,50 +35,61 @@ def held(files: Iterable[Path], work: str = "making this result", wait: bool = F
 
 @contextmanager
 def _held(file: Path, work: str, wait: bool) -> Iterator[None]:
+    while True:
+        # A signal at any moment closes the file: one left open would hold the lock even against this very process.
+        with _opened(file) as handle:
+            if not _taken(handle, file, work, wait):
+                continue
+            try:
+                yield
+            finally:
+                file.unlink(missing_ok=True)  # while it is held: whoever waits for it finds another one in its place
+            return
+
+
+def _opened(file: Path) -> FileIO:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        handle = _locked(file, work, wait)
+        return open(file, "a+b", buffering=0)
     except OSError as error:
-        raise UserError(f"cannot lock {file}: {error.strerror}; --results DIR names another place") from error
+        raise _impossible(file, error) from error
+
+
+def _taken(handle: FileIO, file: Path, work: str, wait: bool) -> bool:
+    """Lock the file and write into it who holds it; False if its holder removed it between our opening and locking."""
     try:
-        yield
-    finally:
-        file.unlink(missing_ok=True)  # while it is held: whoever waits for this file finds another one in its place
-        os.close(handle)
-
-
-def _locked(file: Path, work: str, wait: bool) -> int:
-    """An open, locked descriptor of `file`, with this process's name written into it."""
-    while True:
-        handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except OSError as error:
-            if error.errno in UNSUPPORTED:
-                print(f"{file.parent}: no locks on this file system; run one at a time here", file=sys.stderr)
-                return handle
-            who = _holder(handle)
-            os.close(handle)
-            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                raise
-            raise UserError(f"{file.parent}: {who} is {work} now; wait for it, or stop it") from None
-        if _same(handle, file):
-            os.ftruncate(handle, 0)
-            os.write(handle, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
-            return handle
-        os.close(handle)  # removed by its holder between our opening and locking it
-
-
-def _same(handle: int, file: Path) -> bool:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            raise UserError(f"{file.parent}: {_holder(handle)} is {work} now; wait for it, or stop it") from None
+        if error.errno not in UNSUPPORTED:
+            raise _impossible(file, error) from error
+        print(f"{file.parent}: no locks on this file system; run one at a time here", file=sys.stderr)
     try:
-        return os.path.samestat(os.fstat(handle), file.stat())
+        if not _same(handle, file):
+            return False
+        handle.truncate(0)
+        handle.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
+    except OSError as error:
+        raise _impossible(file, error) from error
+    return True
+
+
+def _impossible(file: Path, error: OSError) -> UserError:
+    return UserError(f"cannot lock {file}: {error.strerror}; --results DIR names another place")
+
+
+def _same(handle: FileIO, file: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle.fileno()), file.stat())
     except FileNotFoundError:
         return False
 
 
-def _holder(handle: int) -> str:
+def _holder(handle: FileIO) -> str:
     try:
-        name = json.loads(os.pread(handle, 1000, 0))
+        handle.seek(0)
+        name = json.loads(handle.read(1000) or b"")
         return f"process {name['pid']} on {name['host']}"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"

@@ -9,14 +9,11 @@ import os
 import platform
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-from safetensors import SafetensorError
 
 from core.errors import UserError
 from core.scratch import clear
@@ -113,28 +110,6 @@ def place(path: Path, samples: str, summary: str) -> None:
 
 def _ending(path: Path, ending: str) -> Path:
     return path.with_name(path.name + ending)  # a model's name may hold a dot
-
-
-@contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
-    """A scratch folder beside `folder`, moved to its place if the block ends well, removed otherwise."""
-    not_there(folder)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as parent:
-            scratch = Path(parent) / folder.name
-            scratch.mkdir()
-            yield scratch
-            os.replace(scratch, folder)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise UserError(f"cannot write {folder}: {reason}") from error
-
-
-def not_there(folder: Path) -> None:
-    """Raise UserError if `folder` exists."""
-    if folder.exists():
-        raise UserError(f"{folder} exists already; name a new folder or move it away")
 
 
 def plain(value: Any) -> Any:

@@ -145,19 +145,20 @@ def scoring(common: Sequence[object], folder: Path) -> Iterator[Scenario]:
         "MEND": ("Batch-Sequential", "MEND", 0, 4, 1, 1, "--checkpoints", "2"),
     }
     for name, hp in settings.items():
-        flags = ("--hparams", "hparams.yaml", "--save-every", 0)
+        flags = (
+            "--hparams",
+            "hparams.yaml",
+            "--save-every",
+            0,
+            *(["--save-model", "edited"] if name == "MEND" else []),
+        )
         yield Scenario(
             name,
             "test-task-after.py",
             ("NLI,SentimentAnalysis", *words[name], *flags, *few),
             given={"hparams.yaml": json.dumps(hp)},
-            more=not_saved if name == "MEND" else always,
             folders=("edited",),
         )
-
-
-def not_saved(folder: Path) -> Sequence[str]:
-    return () if (folder / "edited").exists() else ("--save-model", "edited")
 
 
 def training(common: Sequence[object]) -> Scenario:

@@ -6,6 +6,7 @@ keep. Prints one JSON object per script.
 """
 
 import argparse
+import faulthandler
 import json
 import os
 import random
@@ -29,8 +30,8 @@ from tests.kill_scenarios import ROOT, Scenario, scenarios, warm
 SIGNALS = (signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
 IN_A_ROW = 4
 """Kills of one run at most, each as it goes on from the one before; then it may finish."""
-ENOUGH = 300.0
-"""Seconds after which a run is taken to hang."""
+ENOUGH = 120.0
+"""Seconds after which a run is taken to hang; before they are over, its frames go to its stderr."""
 TIMES = re.compile(r'"seconds": (\{[^}]*\}|[-+.\de]+)')
 
 
@@ -44,7 +45,7 @@ class Run:
 
     def wrong(self, sent: signal.Signals | None) -> str:
         """What is wrong with the end of a run that got this signal; empty if nothing is."""
-        last = self.err.strip().splitlines()[-5:]
+        last = self.err.strip().splitlines()[-5:] if "Timeout (" not in self.err else self.err.splitlines()
         if any(word in self.err for word in ("Traceback", "Exception ignored", "Error:")):
             return f"a traceback: {last}"
         if self.code == 0 or (sent == signal.SIGKILL and self.code == -sent):
@@ -79,6 +80,7 @@ def forked(scenario: Scenario, folder: Path, err: Path) -> int:
         for stream, path in ((1, "/dev/null"), (2, err)):
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), stream)
         os.environ.update(scenario.environment)
+        faulthandler.dump_traceback_later(ENOUGH - 10)
         scenario.patch()
         sys.argv = words
         runpy.run_path(str(ROOT / scenario.script), run_name="__main__")

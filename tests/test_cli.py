@@ -255,13 +255,13 @@ def test_batches(call: Call, tmp_path: Path) -> None:
 def test_the_saved_model_is_the_edited_one(
     call: Call, tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen, save, ids = [], edit_session.save, torch.arange(40).view(2, 20)
+    seen, export, ids = [], edit_session.export, torch.arange(40).view(2, 20)
 
-    def spy(lm: Any, folder: Path) -> None:
+    def spy(lm: Any, folder: Path, note: Any) -> None:
         seen.append(lm.model(ids).logits)
-        save(lm, folder)
+        export(lm, folder, note)
 
-    monkeypatch.setattr(edit_session, "save", spy)
+    monkeypatch.setattr(edit_session, "export", spy)
     run = call("NLI", "Instance-Sequential", "ROME", 0, 2, 1, "--save-model", tmp_path / "edited", after=True)
     assert (run.code, run.err) == (0, [])
     reloaded = AutoModelForCausalLM.from_pretrained(tmp_path / "edited")
@@ -278,11 +278,14 @@ def test_the_saved_model_is_the_edited_one(
     assert call("NLI", "Instance-Sequential", "ROME", 0, 2, 1, "--save-model", tmp_path / "more", after=True).code == 0
     assert (tmp_path / "more/model.safetensors").read_bytes() == (tmp_path / "edited/model.safetensors").read_bytes()
     monkeypatch.setattr(session, "load", lambda *_, **__: pytest.fail("loaded the model"))
-    refused = call("NLI", "Instance-Sequential", "ROME", 0, 3, 1, "--save-model", tmp_path / "edited", after=True)
-    assert (refused.code, refused.err) == (
-        2,
-        [f"error: {tmp_path / 'edited'} exists already; name a new folder or move it away"],
-    )
+    again = call("NLI", "Instance-Sequential", "ROME", 0, 2, 1, "--save-model", tmp_path / "edited", after=True)
+    assert (again.code, again.err) == (0, [])
+    other = call("NLI", "Instance-Sequential", "ROME", 0, 3, 1, "--save-model", tmp_path / "edited", after=True)
+    assert other.code == 2
+    assert other.err == [
+        f"error: {tmp_path / 'edited'} holds a model edited with other settings "
+        "(edit.range: [0, 2, 1], now [0, 3, 1]); name a new folder"
+    ]
 
 
 # --- what is refused -----------------------------------------------------------------------------------------------

@@ -2,19 +2,24 @@
 
 import errno
 import fcntl
+import gc
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 from conftest import ROOT
 
+from core import lock
 from core.errors import UserError
 from core.lock import held
 
@@ -111,19 +116,51 @@ def test_never_two_of_several(how: str, tmp_path: Path) -> None:
     assert not (tmp_path / ".x.lock").exists()
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_a_signal_at_any_line_leaves_nothing_locked(tmp_path: Path) -> None:
+    """One that comes between two lines while a lock is taken or let go, for every such place."""
+    file, places = tmp_path / ".x.lock", 0
+    while True:
+        left = places
+
+        def trace(frame: FrameType, event: str, _: Any) -> Any:
+            nonlocal left
+            if frame.f_code.co_filename != lock.__file__:
+                return None
+            if event == "line":
+                left -= 1
+                if left < 0:
+                    sys.settrace(None)
+                    raise KeyboardInterrupt
+            return trace
+
+        sys.settrace(trace)
+        try:
+            with held([file], wait=True):
+                pass
+            break
+        except KeyboardInterrupt:
+            places += 1
+        finally:
+            sys.settrace(None)
+        gc.collect()  # the exception's frames
+        with open(file, "a") as other:
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    assert places > 15
+
+
 def test_locks_are_taken_in_one_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[str] = []
-    real: Callable[..., int] = os.open
+    real = lock._taken
 
-    def spy(path: Path, *more: int) -> int:
-        taken.append(Path(path).name)
-        return real(path, *more)
+    def spy(handle: FileIO, file: Path, *more: Any) -> bool:
+        taken.append(file.name)
+        return real(handle, file, *more)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "open", spy)
-        for names in ("abc", "cba"):
-            with held([tmp_path / name for name in names]):
-                pass
+    monkeypatch.setattr(lock, "_taken", spy)
+    for names in ("abc", "cba"):
+        with held([tmp_path / name for name in names]):
+            pass
     assert taken == [*"abcabc"]
 
 

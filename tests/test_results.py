@@ -9,7 +9,7 @@ import pytest
 
 from core import results
 from core.errors import UserError
-from core.results import EditPlan, environment, existing, new_folder, stem, table, writable, write
+from core.results import EditPlan, environment, existing, stem, table, writable, write
 from core.types import Completion, Measure, Sample, Score
 
 SETTINGS = {"task": "NER", "seed": 0, "edit": {"mode": "x", "range": [0, 4, 1]}}
@@ -142,27 +142,7 @@ def test_a_place_that_cannot_be_written_to(tmp_path: Path) -> None:
     assert list((tmp_path / "new" / "deep").iterdir()) == []
 
 
-# --- folders, tables, environment ----------------------------------------------------------------------------------
-
-
-def test_new_folder(tmp_path: Path) -> None:
-    target = tmp_path / "a" / "model"
-    with new_folder(target) as scratch:
-        (scratch / "x").write_text("1")
-        assert not target.exists()
-    assert [p.name for p in target.iterdir()] == ["x"]
-    assert [p.name for p in target.parent.iterdir()] == ["model"]
-    with pytest.raises(UserError, match="exists already"), new_folder(target):
-        pytest.fail("entered")
-
-
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt(), ValueError("bug")])
-def test_new_folder_is_whole_or_not_there(tmp_path: Path, error: BaseException) -> None:
-    kind = UserError if isinstance(error, OSError) else type(error)
-    with pytest.raises(kind), new_folder(tmp_path / "model") as scratch:
-        (scratch / "x").write_text("half")
-        raise error
-    assert list(tmp_path.iterdir()) == []
+# --- tables, environment ----------------------------------------------------------------------------------
 
 
 def test_table() -> None:
