@@ -63,8 +63,8 @@ class Editing:
     """For every edit so far, what the model said right after its own update."""
     unedited: dict[str, Tensor] = field(default_factory=dict)
     """The parameters that have changed, as they were, on the CPU."""
-    whole: bool = True
-    """False while an update is under way: then record and weights need not agree."""
+    settled: tuple[int, ...] = (0, 0, 0)
+    """What `_state` was when weights and record last agreed."""
 
     @property
     def position(self) -> int:
@@ -80,13 +80,11 @@ class Editing:
         edits = [edit.index for edit in batch]
         torch.manual_seed(((self.rules.seed << 20) + self.position) % 2**63)
         start = time.perf_counter()
-        self.whole = False
         try:
             deltas = self._deltas(batch)
         except EditRefused as error:
             which = f"edit {edits[0]}" if len(edits) == 1 else f"edits {edits[0]} to {edits[-1]}"
             if not self.rules.skip:
-                self.whole = True
                 raise UserError(
                     f"{which}: {error}; the update is refused, --on-error skip goes on without it"
                 ) from error
@@ -101,7 +99,21 @@ class Editing:
             seconds = time.perf_counter() - start
             self.updates.append(Update(edits, norms, rounding, dict(self.editor.notes), seconds))
         self.own += probe(self.lm, batch)
-        self.whole = True
+        self.settle()
+
+    @property
+    def whole(self) -> bool:
+        """Whether the weights are those of the record, to the last bit; not so while an update is being applied."""
+        return self.settled == self._state()
+
+    def settle(self) -> None:
+        self.settled = self._state()
+
+    def _state(self) -> tuple[int, ...]:
+        """How much is on record, and sums over the bits of the edited weights."""
+        weights = [weight_of(self.lm.model, name).detach() for name in self.unedited]
+        bits = [weight.view(torch.int32 if weight.element_size() == 4 else torch.int16) for weight in weights]
+        return len(self.updates), len(self.refused), len(self.own), *(int(b.sum(dtype=torch.int64)) for b in bits)
 
     def _deltas(self, batch: Sequence[Edit]) -> Deltas:
         """What is to be added, regularised. Raises EditRefused."""

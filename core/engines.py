@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from typing import NoReturn
 
 import torch
 
@@ -40,10 +41,15 @@ def local(cells: Sequence[Cell], plugins: Plugins, workers: int | None = None) -
     # Read when torch starts in a worker: threads of several workers that wait for one core spin it away.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
     with ProcessPoolExecutor(workers, context, _begin, (places, torch.cuda.device_count())) as pool:
-        for future in as_completed([pool.submit(_captured, cell, plugins) for cell in cells]):
-            outcome, told = future.result()
-            print(told, end="", flush=True)
-            yield outcome
+        try:
+            for future in as_completed([pool.submit(_captured, cell, plugins) for cell in cells]):
+                outcome, told = future.result()
+                print(told, end="", flush=True)
+                yield outcome
+        except BaseException:
+            for worker in multiprocessing.active_children():
+                worker.terminate()  # the pool would wait for the cells that it has begun
+            raise
 
 
 def _run(cell: Cell, plugins: Plugins) -> Outcome:
@@ -57,17 +63,31 @@ def _run(cell: Cell, plugins: Plugins) -> Outcome:
 
 
 def _begin(places: "multiprocessing.Queue[int]", gpus: int) -> None:
-    """A worker's start: its own GPU, no bars of its own, and an end when the sweep ends, even by SIGKILL."""
+    """A worker's start: its own GPU, no bars of its own, and an end when the sweep ends, even by SIGKILL.
+
+    SIGTERM ends it, after the cell it is at has saved its edits; a ^C, which reaches all processes of a terminal, is
+    the sweep's to act on.
+    """
     if gpus:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus)))).split(",")
         os.environ["CUDA_VISIBLE_DEVICES"] = visible[places.get() % gpus]
     os.environ["TQDM_DISABLE"] = "1"
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _stop)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
+def _stop(number: int, frame: object) -> NoReturn:
+    signal.signal(number, signal.SIG_IGN)  # once: a second one would cut off what the first one saves
+    raise SystemExit(128 + number)
+
+
 def _captured(cell: Cell, plugins: Plugins) -> tuple[Outcome, str]:
     """The cell's outcome and what it printed, so that workers do not talk at the same time."""
-    with contextlib.redirect_stdout(io.StringIO()) as told, contextlib.redirect_stderr(told):
-        outcome = _run(cell, plugins)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()) as told, contextlib.redirect_stderr(told):
+            outcome = _run(cell, plugins)
+    except SystemExit as end:
+        os._exit(int(end.code or 0))  # the pool would take this for the outcome of the cell, and hand out the next one
     return outcome, told.getvalue()

@@ -81,6 +81,7 @@ class Saved:
         with torch.no_grad():
             for name, weight in weights.items():
                 weight_of(editing.lm.model, name).copy_(weight)
+        editing.settle()
         self.count = len(done)
         return self.count
 

@@ -120,10 +120,13 @@ def test_checkpoints_where_no_update_ends_are_refused(words: tuple[object, ...],
     assert call("out", *words) == (2, message)
 
 
+@pytest.mark.parametrize("every", [0, 1000])
 @pytest.mark.parametrize("stop", [0, 1, 3, 4])
-def test_an_interrupted_run_goes_on(stop: int, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_goes_on(
+    stop: int, every: int, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A signal while the edit number `stop` is computed: those before it are kept, said to be, and not made again."""
-    words = (*SEQUENCE, 200, 205, 1, "--checkpoints", "2", "--regularizer", "random", "--save-every", 0)
+    words = (*SEQUENCE, 200, 205, 1, "--checkpoints", "2", "--regularizer", "random", "--save-every", every)
     made: list[int] = []
     real = ROME.deltas
 

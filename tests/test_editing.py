@@ -13,6 +13,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from core import data
+from core import editing as editing_module
 from core.editing import Editing, Rules, Update
 from core.errors import EditRefused, UserError
 from core.model import LM
@@ -247,3 +248,32 @@ def test_drawn_edits_of_a_smaller_number_begin_a_larger(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has 30 usable records from 5 on, too few to draw from"):
         data.edits(path, 5, 36, 1, 0)
     assert [edit.index for edit in data.edits(path, 1, 4, 1)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("place", ["editor", "add_", "probe"])
+def test_whole_is_what_ended_between_two_updates(
+    place: str, batches: list[list[Edit]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal while an update is computed leaves record and weights as they were; later, they do not agree."""
+    run = editing()
+    assert run.whole
+    run.step(batches[0])
+    assert run.whole
+    before = weights(run.lm)
+
+    def interrupted(*_: Any) -> None:
+        if place == "add_":
+            with torch.no_grad():
+                run.lm.model.get_parameter(NAME)[0, 0] += 1e-3
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(*((Drawn, "deltas") if place == "editor" else (editing_module, place)), interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run.step(batches[1])
+    assert run.whole == (place == "editor")
+    if run.whole:
+        assert all(torch.equal(tensor, before[name]) for name, tensor in weights(run.lm).items())
+    monkeypatch.undo()
+    run.settle()
+    run.step(batches[1])
+    assert run.whole

@@ -1,5 +1,10 @@
 """core.sweep and core.engines: the grid as commands; edits are made once; what is there is not made again."""
 
+import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -98,3 +103,27 @@ def test_two_workers_make_what_one_makes(tiny_folder: Path, tmp_path: Path) -> N
             path.name: path.read_bytes() for path in (tmp_path / str(workers)).rglob("result-*.jsonl") if path.is_file()
         }
     assert len(made[1]) == 2 and made[1] == made[2]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_sweep_alone_stops_its_workers(
+    number: signal.Signals, tiny_folder: Path, tmp_path: Path
+) -> None:
+    """Not after the cells they are at, which may take hours."""
+    (tmp_path / "hparams/ROME").mkdir(parents=True)
+    (tmp_path / f"hparams/ROME/{tiny_folder.name}.yaml").write_text(ROME_YAML)
+    grid = {"methods": ["ROME"], "modes": ["Instance-Sequential"], "regularizers": ["none", "random 0.4"]}
+    config = {"tasks": ["NLI"], "limit": 2, "begin": 0, "checkpoints": [300], "device": "cpu", "grid": [grid]}
+    config |= {"models": [str(tiny_folder)], "data": str(ROOT / "data/sample"), "results": "out"}
+    (tmp_path / "grid.yaml").write_text(json.dumps(config))
+    command = [sys.executable, str(ROOT / "sweep.py"), "grid.yaml", "--workers", "2"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    locks = tmp_path / "out" / tiny_folder.name / "test-NLI"
+    while len(list(locks.glob(".*.lock"))) < 2:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, err
+    assert "interrupted: what is finished is kept" in err and "Traceback" not in err and "Error" not in err, err
+    assert [path.name for path in locks.iterdir()] == []
