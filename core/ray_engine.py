@@ -147,7 +147,7 @@ class _Driver:
         for stream, job in self.jobs.items():
             self.ray.cancel(stream)
             job.ended()
-        if self.jobs:  # until the workers have removed their folders
+        if self.jobs:  # time for the workers to remove their folders; one that Ray kills first leaves it
             self.ray.wait([stream.completed() for stream in self.jobs], num_returns=len(self.jobs), timeout=30)
         self.ray.shutdown()
 
