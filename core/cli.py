@@ -51,10 +51,10 @@ def script(main: Callable[[], None]) -> None:
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         main()
-    except UserError as error:
-        print("error:", str(error).replace("\n", " "), file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt as error:
+    except (UserError, KeyboardInterrupt) as error:
+        if isinstance(error, UserError) and not caught:  # after a signal an error is what it cut off
+            print("error:", str(error).replace("\n", " "), file=sys.stderr)
+            sys.exit(2)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
             signal.signal(number, signal.SIG_IGN)  # the line below is as much as there is to come
         told = str(error) if isinstance(error, Interrupted) else KEPT

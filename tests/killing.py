@@ -45,7 +45,7 @@ class Run:
 
     def wrong(self, sent: signal.Signals | None) -> str:
         """What is wrong with the end of a run that got this signal; empty if nothing is."""
-        last = self.err.strip().splitlines()[-5:] if "Timeout (" not in self.err else self.err.splitlines()
+        last = self.err.strip().splitlines()[-5 if "Timeout (" not in self.err else 0 :]
         if any(word in self.err for word in ("Traceback", "Exception ignored", "Error:")):
             return f"a traceback: {last}"
         if self.code == 0 or (sent == signal.SIGKILL and self.code == -sent):
@@ -226,9 +226,14 @@ def told(name: str, whole: dict[str, bytes], found: dict[str, bytes]) -> str:
     return "is left over" if name not in whole else "is missing" if name not in found else "differs"
 
 
+def untraced() -> dict[str, str]:
+    """The environment of a process that coverage does not look at: a signal to its tracer may leave it locked."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_PROCESS")}
+
+
 def reports(seed: int, kills: int, only: list[str], work: Path) -> list[dict[str, Any]]:
     """The reports of a process of its own, started here."""
-    environment = {**os.environ, "HF_HOME": str(work / "hf"), "OMP_NUM_THREADS": "1", "GIT_DIR": "/nowhere"}
+    environment = {**untraced(), "HF_HOME": str(work / "hf"), "OMP_NUM_THREADS": "1", "GIT_DIR": "/nowhere"}
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         environment.pop(name, None)
     words = ["--seed", seed, "--kills", kills, "--work", work, *(["--only", *only] if only else [])]

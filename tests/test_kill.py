@@ -23,7 +23,8 @@ GROUPS = (("test-task", "ROME", "MEMIT", "MEND"), ("train_MEND", "prepare model"
 def test_killed_anywhere(names: tuple[str, ...], tmp_path: Path) -> None:
     found = killing.reports(0, KILLS, list(names), tmp_path)
     assert [report["name"] for report in found] == list(names)
-    assert not [problem for report in found for problem in report["problems"]]
+    problems = [problem for report in found for problem in report["problems"]]
+    assert not problems, "\n".join(problems)  # a message of its own, or pytest abbreviates it
     for report in found:
         assert sum(report["kills"].values()) >= KILLS, report
         assert len(report["kills"]) == len(killing.SIGNALS), report
@@ -34,7 +35,8 @@ def test_a_signal_to_a_real_process(number: signal.Signals, tmp_path: Path, tiny
     """As from a shell: one line, the exit code of a signal, and the same command goes on."""
     words = ["test-task.py", "NER", "--model", tiny_folder, "--device", "cpu", "--results", tmp_path / "out"]
     command = [sys.executable, *map(str, [*words, "--data", ROOT / "data/sample", "--batch-tokens", 100])]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": killing.untraced()}
+    process = subprocess.Popen(command, cwd=ROOT, text=True, **pipes)  # type: ignore[call-overload]
     journal = tmp_path / "out/tiny-gpt2/test-NER/.result-NER-before-edit.journal"
     while not (journal.is_file() and journal.stat().st_size > 500):
         assert process.poll() is None
@@ -64,8 +66,35 @@ def main():
     time.sleep(100)
 script(main)
 """
+    stopped(code)
+
+
+def test_an_error_after_a_signal_is_what_the_signal_cut_off() -> None:
+    code = """
+import os, signal, time
+from core.cli import script
+from core.errors import UserError
+def main():
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(100)
+    except KeyboardInterrupt:
+        raise UserError("cannot write out: Bad file descriptor")
+script(main)
+"""
+    stopped(code)
+
+
+def stopped(code: str) -> None:
+    """Run the code, which is to end as a script does that got a SIGTERM."""
     run = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=90, check=False
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=killing.untraced(),
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
     )
     assert run.returncode == 128 + signal.SIGTERM
     assert run.stderr.strip() == "interrupted: what is finished is kept; the same command goes on from there"

@@ -119,7 +119,7 @@ def test_never_two_of_several(how: str, tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_a_signal_at_any_line_leaves_nothing_locked(tmp_path: Path) -> None:
     """One that comes between two lines while a lock is taken or let go, for every such place."""
-    file, places = tmp_path / ".x.lock", 0
+    file, places, before = tmp_path / ".x.lock", 0, sys.gettrace()
     while True:
         left = places
 
@@ -142,7 +142,7 @@ def test_a_signal_at_any_line_leaves_nothing_locked(tmp_path: Path) -> None:
         except KeyboardInterrupt:
             places += 1
         finally:
-            sys.settrace(None)
+            sys.settrace(before)
         gc.collect()  # the exception's frames
         with open(file, "a") as other:
             fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)

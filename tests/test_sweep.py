@@ -16,6 +16,7 @@ from core.registry import discover
 from core.sweep import Block, Cell, Sweep, cells
 from editors.regularizers import NAMES, regularizer
 from tests.conftest import ROOT
+from tests.killing import untraced
 from tests.test_cli import ROME_YAML
 
 ROME = Block(methods=("ROME",), modes=("Instance-Sequential",), regularizers=("none", "rect 0.4"))
@@ -117,7 +118,8 @@ def test_a_signal_to_the_sweep_alone_stops_its_workers(
     config |= {"models": [str(tiny_folder)], "data": str(ROOT / "data/sample"), "results": "out"}
     (tmp_path / "grid.yaml").write_text(json.dumps(config))
     command = [sys.executable, str(ROOT / "sweep.py"), "grid.yaml", "--workers", "2"]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "env": untraced()}
+    process = subprocess.Popen(command, cwd=tmp_path, text=True, **pipes)  # type: ignore[call-overload]
     locks = tmp_path / "out" / tiny_folder.name / "test-NLI"
     while len(list(locks.glob(".*.lock"))) < 2:
         assert process.poll() is None, process.communicate()
