@@ -40,12 +40,15 @@ def script(main: Callable[[], None]) -> None:
         raise KeyboardInterrupt
 
     def swallowed(unraisable: "sys.UnraisableHookArgs") -> None:
-        """What is raised in a destructor ends there: a signal that came at such a moment comes once more."""
-        if unraisable.exc_type is not KeyboardInterrupt:
-            hook(unraisable)
-        else:
+        """What is raised in a destructor ends there: a signal that came at such a moment comes once more.
+
+        After a signal, other errors there are of objects that it left half-made.
+        """
+        if unraisable.exc_type is KeyboardInterrupt:
             signal.signal(signal.SIGALRM, stop)
             signal.setitimer(signal.ITIMER_REAL, 0.01)
+        elif not caught:
+            hook(unraisable)
 
     hook, sys.unraisablehook = sys.unraisablehook, swallowed
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -61,8 +64,8 @@ def script(main: Callable[[], None]) -> None:
         print(f"\ninterrupted: {told}", file=sys.stderr)
         sys.exit(128 + (caught or [signal.SIGINT])[0])
     finally:
-        sys.unraisablehook = hook
         if not caught:
+            sys.unraisablehook = hook
             for number, handler in before.items():
                 signal.signal(number, handler)
 

@@ -85,6 +85,23 @@ script(main)
     stopped(code)
 
 
+def test_what_a_signal_leaves_half_made_is_no_error_of_its_own() -> None:
+    code = """
+import os, signal
+from core.cli import script
+class Bar:
+    def __init__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        for _ in range(1000):
+            pass
+        self.position = 0
+    def __del__(self):
+        self.position
+script(Bar)
+"""
+    stopped(code)
+
+
 def stopped(code: str) -> None:
     """Run the code, which is to end as a script does that got a SIGTERM."""
     run = subprocess.run(
