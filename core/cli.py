@@ -34,10 +34,12 @@ def script(main: Callable[[], None]) -> None:
     """
     transformers.logging.set_verbosity_error()  # its tables about a model that does not load are not one line
     caught: list[int] = []
+    over = False
 
-    def stop(number: int, frame: object) -> NoReturn:
-        caught.append(number)
-        raise KeyboardInterrupt
+    def stop(number: int, frame: object) -> None:
+        if not over:  # else all there is to keep is kept
+            caught.append(number)
+            raise KeyboardInterrupt
 
     def swallowed(unraisable: "sys.UnraisableHookArgs") -> None:
         """What is raised in a destructor ends there: a signal that came at such a moment comes once more.
@@ -51,23 +53,19 @@ def script(main: Callable[[], None]) -> None:
             hook(unraisable)
 
     hook, sys.unraisablehook = sys.unraisablehook, swallowed
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
     try:
         main()
+        over = True
     except (UserError, KeyboardInterrupt) as error:
+        over = True
         if isinstance(error, UserError) and not caught:  # after a signal an error is what it cut off
             print("error:", str(error).replace("\n", " "), file=sys.stderr)
             sys.exit(2)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
-            signal.signal(number, signal.SIG_IGN)  # the line below is as much as there is to come
         told = str(error) if isinstance(error, Interrupted) else KEPT
         print(f"\ninterrupted: {told}", file=sys.stderr)
         sys.exit(128 + (caught or [signal.SIGINT])[0])
-    finally:
-        if not caught:
-            sys.unraisablehook = hook
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 def parser(description: str, tasks: Mapping[str, Task]) -> Parser:

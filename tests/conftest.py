@@ -2,7 +2,9 @@
 
 import json
 import os
-from collections.abc import Callable
+import signal
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -91,6 +93,17 @@ def tiny(family: str, seed: int = 0) -> LM:
     config = AutoConfig.for_model(family, vocab_size=len(tokenizer), initializer_range=0.15, **ids, **sizes)
     torch.manual_seed(seed)
     return LM(AutoModelForCausalLM.from_config(config, dtype=torch.float32), tokenizer, f"tiny-{family}")
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    """A script that runs in this process keeps the signals to itself; they are given back."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
+    hook = sys.unraisablehook
+    yield
+    sys.unraisablehook = hook
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(params=FAMILIES)

@@ -102,6 +102,19 @@ script(Bar)
     stopped(code)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_when_all_is_done_changes_nothing(number: signal.Signals) -> None:
+    code = f"""
+import os
+from core.cli import script
+script(lambda: None)
+os.kill(os.getpid(), {int(number)})
+print("done")
+"""
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout, run.stderr) == (0, "done\n", "")
+
+
 def stopped(code: str) -> None:
     """Run the code, which is to end as a script does that got a SIGTERM."""
     run = subprocess.run(
