@@ -53,7 +53,6 @@ def main() -> None:
     train, validation = (data.training(sources[part].path) for part in FILES)
     records = Records(train, validation, {part: source.describe() for part, source in sources.items()})
     folder = args.out or hp.archive(name)
-    startable(folder, args)
     writable(folder, "--out")
     with held([folder / ".lock"], "training here"):
         there = startable(folder, args)
