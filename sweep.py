@@ -9,10 +9,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from core import engines, hparams, ray_engine
-from core.cli import Parser, positive, script
+from core.cli import KEPT, Parser, positive, script
 from core.edit_session import Plugins
 from core.engines import Outcome
-from core.errors import UserError
+from core.errors import Interrupted, UserError
 from core.registry import discover
 from core.sweep import Cell, Sweep, cells
 from editors.regularizers import NAMES, regularizer
@@ -54,11 +54,14 @@ def main() -> None:
         print("\n".join(cell.command for cell in todo))
         return
     plugins = Plugins(discover("tasks", "TASK"), discover("editors", "EDITOR"), NAMES, regularizer)
-    done = []
-    for outcome in tqdm(engine(args, todo, plugins), total=len(todo), desc="sweep", unit="cell"):
-        done.append(outcome)
-        if outcome.error:
-            tqdm.write(f"{outcome.cell.command}\n  failed: {outcome.error}", file=sys.stderr)
+    done: list[Outcome] = []
+    try:
+        for outcome in tqdm(engine(args, todo, plugins), total=len(todo), desc="sweep", unit="cell"):
+            done.append(outcome)
+            if outcome.error:
+                tqdm.write(f"{outcome.cell.command}\n  failed: {outcome.error}", file=sys.stderr)
+    except KeyboardInterrupt as stopped:
+        raise Interrupted(f"{len(done)} of {len(todo)} cells were run; in the others {KEPT}") from stopped
     failed = [outcome for outcome in done if outcome.error]
     print(f"\n{len(done)} cells, {sum(outcome.made for outcome in done)} new results, {len(failed)} failed")
     if failed:
