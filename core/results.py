@@ -71,10 +71,12 @@ def existing(path: Path, settings: dict[str, Any], overwrite: bool) -> dict[str,
 
 
 def differences(old: Any, new: Any, path: str = "") -> str:
-    """The settings that differ, by their dotted names."""
+    """The settings that differ, by their dotted names: ten at each level, as a foreign file can hold any number."""
     if isinstance(old, dict) and isinstance(new, dict):
         keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-        return ", ".join(differences(old.get(key), new.get(key), f"{path}.{key}".lstrip(".")) for key in keys)
+        named = {key: f"{path}.{short(key)[1:-1]}".lstrip(".") for key in keys[:10]}
+        told = [differences(old.get(key), new.get(key), name) for key, name in named.items()]
+        return ", ".join(told + [f"and {len(keys) - 10} more"] * (len(keys) > 10))
     return f"{path}: {short(old, 24)}, now {short(new, 24)}"
 
 
