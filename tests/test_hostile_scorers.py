@@ -70,9 +70,10 @@ def test_text_metrics(text: str, other: str) -> None:
 
 
 finite = st.floats(min_value=0, max_value=1e6)
+counts = st.integers(0, 10**6).map(float)
 
 
-@h.hostile(rows=st.lists(st.tuples(finite, finite), max_size=30))
+@h.hostile(rows=st.lists(st.tuples(finite, counts), max_size=30))
 def test_means(rows: list[tuple[float, float]]) -> None:
     tops, bottoms = [row[0] for row in rows], [row[1] for row in rows]
     if not rows:
@@ -183,7 +184,9 @@ def test_special_tokens_in_a_text_are_text(name: str, text: str, mark: int) -> N
         ids = ids[1:]
     assert not special & {*ids}
     decoded = lm.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
-    assert decoded == text or "\ufffd" in decoded  # SmolLM2 has no tokens for some bytes of rare planes
+    # SmolLM2 has no tokens for some bytes: those of control characters are left out, those of rare planes not decoded.
+    spelled = "".join(c for c in text if not (name == "embedded" and c < " ") or lm.tokenizer.tokenize(c))
+    assert decoded == spelled or "\ufffd" in decoded
     try:
         assert not special & {*continuation(lm, f" {text[:60]}"), *target_ids(lm, text[:60])}
         row, at = in_template(lm, "So. {}", Edit(text, text[:1], "x", "y"))
