@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from analysis import edits, words
 from analysis.collect import Result, Setting
 from analysis.figures import INK, MARKERS, SOFT, TRIVIAL, Looks, bar, beside, count_axis, grid, handle, legend
-from analysis.study import Study
+from analysis.study import Group, Study
 from analysis.tradeoff import Trade, frontier
 from core.types import Measure
 
@@ -42,7 +43,7 @@ def edit_quality(study: Study, looks: Looks, columns: int) -> Figure:
         size_axis(axes[4])
     _updates(axes[-1], runs, looks)
     figure.supxlabel("number of edits", fontsize=7.5, color=SOFT)
-    legend(figure, [handle(curve) for curve in looks.values()], columns)
+    legend(figure, [handle(curve) for curve in looks.values()])
     return figure
 
 
@@ -87,9 +88,12 @@ def size_axis(ax: Axes) -> None:
 
 
 def trade_off(trades: Sequence[Trade], looks: Looks, columns: int) -> Figure:
-    """A panel per number of edits: what is left of the abilities against how many edits hold."""
+    """A panel per number of edits: what is left of the abilities against how many edits hold.
+
+    A marker is the setting's own; the method's where there are several.
+    """
     counts = sorted({trade.edits for trade in trades})
-    groups = list(dict.fromkeys(trade.setting.group for trade in trades))
+    groups = dict(zip(dict.fromkeys(trade.setting.group for trade in trades), cycle(MARKERS), strict=False))
     figure, axes = grid(len(counts), columns)
     top = max(1.05, *(trade.ability.high for trade in trades if not math.isnan(trade.ability.high)))
     for ax, count in zip(axes, counts, strict=True):
@@ -99,14 +103,14 @@ def trade_off(trades: Sequence[Trade], looks: Looks, columns: int) -> Figure:
             colour, x, y = looks[trade.setting].colour, trade.success, trade.ability
             ax.plot([x.low, x.high], [y.value, y.value], color=colour, lw=0.8, alpha=0.55)
             ax.plot([x.value, x.value], [y.low, y.high], color=colour, lw=0.8, alpha=0.55)
-            marker = _marker(trade, groups, looks)
+            marker = looks[trade.setting].marker if len(groups) == 1 else groups[trade.setting.group]
             ax.plot(x.value, y.value, marker, color=colour, ms=6, mec="white", mew=0.6, zorder=4, clip_on=False)
         ax.axhline(1, zorder=1, **TRIVIAL)
         ax.set(xlim=(0, 1.04), ylim=(0, top * 1.04))
         ax.set_title(words.counted(count, "edit"))
     figure.supxlabel("reliability after the last edit", fontsize=7.5, color=SOFT)
     figure.supylabel("relative ability", fontsize=7.5, color=SOFT)
-    legend(figure, _trade_handles(trades, groups, looks), columns)
+    legend(figure, _trade_handles(trades, groups, looks))
     return figure
 
 
@@ -119,24 +123,12 @@ def _frontier(ax: Axes, trades: Sequence[Trade]) -> None:
     ax.plot(xs, ys, color="#b8b8b8", lw=2.2, drawstyle="steps-pre", zorder=2, solid_joinstyle="miter")
 
 
-def _marker(trade: Trade, groups: Sequence[object], looks: Looks) -> str:
-    """The setting's own marker; the method's where there are several."""
-    return (
-        looks[trade.setting].marker if len(groups) == 1 else MARKERS[groups.index(trade.setting.group) % len(MARKERS)]
-    )
-
-
-def _trade_handles(trades: Sequence[Trade], groups: Sequence[object], looks: Looks) -> list[Line2D]:
+def _trade_handles(trades: Sequence[Trade], groups: Mapping[Group, str], looks: Looks) -> list[Line2D]:
+    """The settings by colour, then the methods by marker where there are several, then the lines."""
     dot = partial(Line2D, [], [], ls="none", ms=6)
-    handles = {}
-    for trade in trades:
-        curve = looks[trade.setting]
-        handles[curve.label] = dot(
-            color=curve.colour, marker=curve.marker if len(groups) == 1 else "o", label=curve.label
-        )
-        if len(groups) > 1:
-            name = words.group(trade.setting.group)
-            handles[name] = dot(color=INK, mfc="none", marker=_marker(trade, groups, looks), label=name)
-    handles["frontier"] = Line2D([], [], color="#b8b8b8", lw=2.2, label="frontier")
-    handles["unedited"] = Line2D([], [], label="unedited", **TRIVIAL)
-    return list(handles.values())
+    one = len(groups) == 1
+    used = {curve.label: curve for curve in (looks[trade.setting] for trade in trades)}
+    settings = [dot(color=c.colour, marker=c.marker if one else "o", label=c.label) for c in used.values()]
+    methods = [dot(color=INK, mfc="none", marker=marker, label=words.group(group)) for group, marker in groups.items()]
+    best = Line2D([], [], color="#b8b8b8", lw=2.2, label="frontier")
+    return [*settings, *([] if one else methods), best, Line2D([], [], label="unedited", **TRIVIAL)]

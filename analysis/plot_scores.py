@@ -57,7 +57,7 @@ def abilities(points: Sequence[Point], looks: Looks, wanted: str, columns: int) 
         Line2D([], [], color=SOFT, marker="o", ls="none", label=FILLED),
     ]
     handles = [handle(looks[setting], filled=False) for setting in settings]
-    legend(figure, [*handles, *(line for line in extra if line.get_label() in seen)], columns)
+    legend(figure, [*handles, *(line for line in extra if line.get_label() in seen)])
     return figure
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from matplotlib.image import imread
+from matplotlib.lines import Line2D
 from report_samples import TASKS, Edited, make, whole_study
 
 from analysis import cli, figures, paper, quotes, tables, words
@@ -172,6 +173,18 @@ def test_labels_tell_twins_apart() -> None:
 def test_looks_differ() -> None:
     looks = figures.curves(map(str, range(30)))
     assert len({(c.colour, c.marker, str(c.line)) for c in looks.values()}) == 30
+
+
+@pytest.mark.parametrize("columns", [figures.WIDE, figures.NARROW])
+def test_a_legend_has_room(columns: int) -> None:
+    figure, _ = figures.grid(8, columns)
+    handles = [Line2D([], [], label=f"MEMIT, Batch-Sequential, {n} edits per update") for n in range(8)]
+    figures.legend(figure, handles)
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    box = legend.get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.width
+    assert len(legend.get_texts()) == len(handles)
 
 
 def test_published_curves() -> None:
