@@ -1,4 +1,4 @@
-"""Is a score another one than before the edits? Paired comparisons on the same records, two-sided."""
+"""Is a score another one than before the edits, or without the regulariser? Paired by record, two-sided."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ class Ratio:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Score minus unedited score, its 95 % interval, and the two-sided p of no difference, by which test."""
+    """Score minus the score `before`, its 95 % interval, and the two-sided p of no difference, by which test."""
 
     measure: Measure
     p: float
@@ -111,20 +111,22 @@ def mean(runs: Sequence[Ratio]) -> Measure:
     return interval(float(np.mean([run.value for run in runs])), over_repeats(resampled(runs)))
 
 
-def difference(before: Ratio, runs: Sequence[Ratio]) -> Difference:
-    """The runs' mean score minus `before`, record by record. Raises ValueError if the records are not the same.
+def difference(before: Sequence[Ratio], after: Sequence[Ratio]) -> Difference:
+    """The mean score of the runs `after` minus that of `before`, which is one run, or one for each of `after`.
 
-    p: exact McNemar for one run whose records are right or wrong, else from the paired bootstrap.
+    p: exact McNemar for one run whose records are right or wrong, else from the paired bootstrap. Raises ValueError if
+    the records are not the same.
     """
-    if any(run.ids != before.ids for run in runs):
+    if any(run.ids != before[0].ids for run in (*before, *after)):
         raise ValueError("the records are not the same")
-    drawn = resampled([before, *runs])
-    draws = over_repeats(drawn[:, 1:]) - drawn[:, 0]
-    measure = interval(float(np.mean([run.value for run in runs])) - before.value, draws)
-    if len(runs) == 1 and runs[0].binary and before.binary:
-        change = runs[0].top - before.top
-        return Difference(measure, mcnemar(int((change < 0).sum()), int((change > 0).sum())), "McNemar", before.value)
-    return Difference(measure, bootstrap_p(draws), "bootstrap", before.value)
+    drawn = resampled([*before, *after])
+    draws = over_repeats(drawn[:, len(before) :] - drawn[:, : len(before)])
+    start = float(np.mean([run.value for run in before]))
+    measure = interval(float(np.mean([run.value for run in after])) - start, draws)
+    if len(after) == 1 and after[0].binary and before[0].binary:
+        change = after[0].top - before[0].top
+        return Difference(measure, mcnemar(int((change < 0).sum()), int((change > 0).sum())), "McNemar", start)
+    return Difference(measure, bootstrap_p(draws), "bootstrap", start)
 
 
 def bootstrap_p(draws: Array) -> float:

@@ -57,7 +57,7 @@ def rows(panel: Panel, result: Result) -> Iterator[dict[str, Any]]:
     published = (result.content.get("published") or {}).get("as_released", [])
     for name, measure in result.metrics.items():
         row = {**common, "metric": name, "value": measure.value, "low": measure.low, "high": measure.high}
-        difference = differs(panel, [result], name) if result.edit else None
+        difference = differs([panel.baseline([result])], [result], name) if result.edit else None
         if difference:
             m = difference.measure
             row |= {"difference": m.value, "difference_low": m.low, "difference_high": m.high}

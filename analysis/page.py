@@ -9,8 +9,8 @@ from typing import Any
 from analysis import figures, plot_edits, plot_scores, quotes, tables, words
 from analysis.compare import RESAMPLES
 from analysis.figures import Looks, Picture
-from analysis.study import CHOICE, HEADLINE, RELEASED, Group, Study, family
-from analysis.tables import tag, text
+from analysis.study import CHOICE, HEADLINE, RELEASED, Group, Study, family, regularised
+from analysis.tables import Names, tag, text
 from analysis.tradeoff import trades, usable
 from core.results import PACKAGES
 
@@ -37,7 +37,7 @@ TESTS = (
     "Differences are paired by record. For one run of a task that scores each record right or wrong, p is McNemar's "
     "exact test; otherwise (ROUGE, F1, the mean of several runs) it comes from a paired bootstrap of "
     f"{RESAMPLES:,} resamples (seed 0), whose smallest p is {2 / (RESAMPLES + 1):.4f}. All p are two-sided, and "
-    "corrected by Holm's method for the number of comparisons in their figure. Intervals of differences are "
+    "corrected by Holm's method for the number of comparisons in their figure or table. Intervals of differences are "
     "percentiles of the same bootstrap, and are not corrected.",
     "Relative ability is the mean over tasks of score / unedited score. It counts the tasks whose unedited score is "
     "reliably above zero (its interval does not reach 0), and a setting only where it was measured on all of them. A "
@@ -194,6 +194,7 @@ def method(page: Page, study: Study, group: Group, looks: Looks) -> None:
             numbers, differences = tables.scores(points, names), tables.differences(points, names)
             if wanted == HEADLINE:
                 page.add(numbers, folded("Differences to the unedited model", differences))
+                page.add(regularisers(study, group, names))
             else:
                 page.add(folded("In numbers", numbers + differences))
     what = f"{title}: quality of the edits, change of the weights, and size of each update, by number of edits."
@@ -203,6 +204,13 @@ def method(page: Page, study: Study, group: Group, looks: Looks) -> None:
     page.add(folded("In numbers", tables.edit_quality(study, names)))
     degenerate = tables.degenerate(study, group, names)
     page.add(folded("Degenerate completions", degenerate) if degenerate else "", tables.refused(study, names))
+
+
+def regularisers(study: Study, group: Group, names: Names) -> str:
+    """What each regulariser makes of the same edits; "" if there are no such pairs of runs."""
+    points = regularised(study.panels, group, HEADLINE)
+    table = tables.differences(points, names, "that of the same edits with no regulariser")
+    return folded("Differences to no regulariser", table) if points else ""
 
 
 def folded(summary: str, inside: str) -> str:

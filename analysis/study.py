@@ -6,7 +6,7 @@ of each other, with other edits, other draws of them or other seeds.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 
@@ -96,7 +96,7 @@ class Study:
 
 @dataclass(frozen=True, eq=False)
 class Point:
-    """A score after so many edits, with its 95 % interval, and how it differs from the unedited one."""
+    """A score after so many edits, with its 95 % interval, and how it differs from one it is compared with."""
 
     panel: Panel
     setting: Setting
@@ -150,25 +150,46 @@ def metric_of(result: Result, wanted: str) -> str | None:
 
 
 def family(panels: Sequence[Panel], group: Group, wanted: str) -> list[Point]:
-    """All points of one figure, their p values corrected for how many there are (Holm)."""
-    points = [
-        point
-        for panel in panels
-        for setting in sorted(panel.runs, key=_order)
-        if setting.group == group
-        for edits, runs in sorted(panel.runs[setting].items())
-        if (point := _point(panel, setting, edits, runs, wanted))
-    ]
-    tested = [point for point in points if point.difference]
-    adjusted = iter(compare.holm([point.difference.p for point in tested if point.difference]))
-    return [replace(point, p_holm=next(adjusted)) if point.difference else point for point in points]
+    """All points of one figure against the unedited model, their p values corrected for how many there are (Holm)."""
+    return _corrected(
+        _point(panel, setting, edits, [panel.baseline(runs)], runs, wanted)
+        for panel, setting, edits, runs in _measured(panels, group)
+    )
 
 
-def _point(panel: Panel, setting: Setting, edits: int, runs: list[Result], wanted: str) -> Point | None:
-    metric = metric_of(runs[0], wanted)
+def regularised(panels: Sequence[Panel], group: Group, wanted: str) -> list[Point]:
+    """The points with a regulariser against the same edits without one; corrected likewise."""
+    points = []
+    for panel, setting, edits, runs in _measured(panels, group):
+        plain = panel.runs.get(replace(setting, regularizer="none", keep=None), {}).get(edits, [])
+        before = {run.repeat: run for run in plain if setting.regularizer != "none"}
+        both = [run for run in runs if run.repeat in before]
+        points.append(_point(panel, setting, edits, [before[run.repeat] for run in both], both, wanted))
+    return [point for point in _corrected(points) if point.difference]
+
+
+def _measured(panels: Sequence[Panel], group: Group) -> Iterator[tuple[Panel, Setting, int, list[Result]]]:
+    for panel in panels:
+        for setting in sorted(panel.runs, key=_order):
+            if setting.group == group:
+                for edits, runs in sorted(panel.runs[setting].items()):
+                    yield panel, setting, edits, runs
+
+
+def _point(
+    panel: Panel, setting: Setting, edits: int, before: Sequence[Result | None], runs: list[Result], wanted: str
+) -> Point | None:
+    metric = metric_of(runs[0], wanted) if runs else None
     if metric is None:
         return None
-    return Point(panel, setting, edits, metric, runs, score(runs, metric), differs(panel, runs, metric))
+    return Point(panel, setting, edits, metric, runs, score(runs, metric), differs(before, runs, metric))
+
+
+def _corrected(points: Iterable[Point | None]) -> list[Point]:
+    """Those that are points, their p values corrected for how many comparisons there are."""
+    found = [point for point in points if point]
+    adjusted = iter(compare.holm([point.difference.p for point in found if point.difference]))
+    return [replace(point, p_holm=next(adjusted)) if point.difference else point for point in found]
 
 
 def score(runs: Sequence[Result], metric: str) -> Measure:
@@ -184,23 +205,20 @@ def score(runs: Sequence[Result], metric: str) -> Measure:
     return Measure(float(np.mean([run.metrics[metric].value for run in runs])), float("nan"), float("nan"))
 
 
-def differs(panel: Panel, runs: Sequence[Result], metric: str) -> Difference | None:
-    """The difference to the unedited model; None without an unedited result, or where records do not give the score."""
-    baseline = panel.baseline(runs)
-    if baseline is None:
+def differs(before: Sequence[Result | None], after: Sequence[Result], metric: str) -> Difference | None:
+    """The difference between runs; None where there is nothing to compare with, or records do not give the score."""
+    runs = [run for run in (*before, *after) if run]
+    parts = [ratio for run in runs if (ratio := ratios(run).get(metric))]
+    if not before or len(parts) < len(before) + len(after):
         return None
-    before = ratios(baseline).get(metric)
-    after = [ratio for run in runs if (ratio := ratios(run).get(metric))]
-    if before is None or len(after) < len(runs):
-        return None
-    wrong = next((run for run, ratio in zip(runs, after, strict=True) if ratio.ids != before.ids), None)
-    if wrong:
-        raise UserError(f"{wrong.path}: its samples are not those of {baseline.path}; make one of them again")
-    return _difference(before, tuple(after))
+    for run, ratio in zip(runs, parts, strict=True):
+        if ratio.ids != parts[0].ids:
+            raise UserError(f"{run.path}: its samples are not those of {runs[0].path}; make one of them again")
+    return _difference(tuple(parts[: len(before)]), tuple(parts[len(before) :]))
 
 
 @cache
-def _difference(before: Ratio, after: tuple[Ratio, ...]) -> Difference:
+def _difference(before: tuple[Ratio, ...], after: tuple[Ratio, ...]) -> Difference:
     return compare.difference(before, after)
 
 

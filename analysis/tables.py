@@ -90,11 +90,11 @@ def _score(point: Point | None) -> str:
     return cell(point.measure, "" if not point.significant else " ▼" if point.fall else " ▲")
 
 
-def differences(points: Sequence[Point], names: Names) -> str:
-    """The same rows: difference to the unedited model, its interval, and p before and after correction."""
+def differences(points: Sequence[Point], names: Names, to: str = "unedited score") -> str:
+    """The same rows: difference to what the points are compared with, its interval, p before and after correction."""
     panels = list(dict.fromkeys(point.panel for point in points))
     rows = [[first, *(_difference(found.get(panel)) for panel in panels)] for first, found in _rows(points, names)]
-    caption = "Score minus unedited score, its 95 % interval, p, and p after Holm's correction."
+    caption = f"Score minus {to}, its 95 % interval, p, and p after Holm's correction."
     return table(text(caption), ["", *(text(panel.title) for panel in panels)], rows)
 
 

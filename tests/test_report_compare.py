@@ -100,7 +100,7 @@ def test_over_repeats_is_what_a_loop_over_the_runs_gives() -> None:
 def test_difference_of_right_and_wrong() -> None:
     """Of 12 records 8 are lost and 1 is won."""
     before, after = ratio([1] * 8 + [0, 1, 0, 1]), ratio([0] * 8 + [1, 1, 0, 1])
-    found = difference(before, [after])
+    found = difference([before], [after])
     assert (found.test, found.p) == ("McNemar", 0.0390625)
     assert found.before == pytest.approx(10 / 12)
     assert found.measure.value == pytest.approx(-7 / 12)
@@ -111,7 +111,7 @@ def test_difference_of_graded_scores_is_a_paired_bootstrap() -> None:
     rng = np.random.default_rng(3)
     before = ratio(list(rng.random(30)))
     after = ratio(list(before.top + rng.normal(-0.05, 0.1, 30)))
-    found = difference(before, [after])
+    found = difference([before], [after])
     change = after.top - before.top
     naive = np.array([np.repeat(change, counts).mean() for counts in resamples(30)])
     assert found.test == "bootstrap"
@@ -123,19 +123,32 @@ def test_difference_of_graded_scores_is_a_paired_bootstrap() -> None:
 
 def test_no_change_is_p_1() -> None:
     for values in ([1.0, 0.0, 1.0], [0.5, 0.2, 0.1]):
-        found = difference(ratio(values), [ratio(values)])
+        found = difference([ratio(values)], [ratio(values)])
         assert (found.p, found.measure.value, found.measure.low, found.measure.high) == (1.0, 0.0, 0.0, 0.0)
 
 
 def test_several_runs_are_never_pooled_into_mcnemar() -> None:
     """Three runs on the same records are not three times as many records."""
     before, after = ratio([1] * 9), ratio([0] * 4 + [1] * 5)
-    assert difference(before, [after, after, after]).test == "bootstrap"
+    assert difference([before], [after, after, after]).test == "bootstrap"
+
+
+def test_pairs_of_runs_are_compared_pair_by_pair() -> None:
+    """What two runs of a pair share, such as hard edits, is no difference between them."""
+    rng = np.random.default_rng(4)
+    before = [ratio(list(rng.random(20) * scale)) for scale in (1.0, 0.2, 0.6)]
+    after = [ratio(list(run.top + 0.05)) for run in before]
+    found = difference(before, after)
+    assert (found.measure.value, found.measure.low, found.measure.high) == pytest.approx((0.05, 0.05, 0.05))
+    assert found.before == pytest.approx(np.mean([run.value for run in before]))
+    assert found.p == pytest.approx(2 / (compare.RESAMPLES + 1))
+    apart = difference([before[0]], after)
+    assert apart.measure.high - apart.measure.low > 0.1
 
 
 def test_other_records_are_refused() -> None:
     with pytest.raises(ValueError, match="not the same"):
-        difference(ratio([1, 0]), [Ratio(("0", "2"), np.ones(2), np.ones(2))])
+        difference([ratio([1, 0])], [Ratio(("0", "2"), np.ones(2), np.ones(2))])
 
 
 def test_bootstrap_p_is_never_zero() -> None:

@@ -271,6 +271,7 @@ def test_what_the_page_says(page: str) -> None:
         "After 20 MEMIT edits with no regulariser (mean of 2 runs), ",
         "Tasks that count, because their unedited score is reliably above zero: reasoning, NLI,",
         "Degenerate completions: empty,",
+        "Score minus that of the same edits with no regulariser, its 95 % interval",
         "0123456789ab",
     ):
         assert said in text, said

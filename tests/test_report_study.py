@@ -19,7 +19,7 @@ from analysis.collect import read, results
 from analysis.compare import mcnemar
 from analysis.export import csv_text
 from analysis.samples import ratios
-from analysis.study import CHOICE, HEADLINE, RELEASED, Study, family, metric_of, studies
+from analysis.study import CHOICE, HEADLINE, RELEASED, Study, family, metric_of, regularised, studies
 from core.errors import UserError
 from core.types import Measure
 
@@ -269,6 +269,31 @@ def test_p_values_are_corrected_within_a_figure(tmp_path: Path) -> None:
     assert smallest.p_holm == pytest.approx(4 * min(raw))
     assert smallest.fall and smallest.edits == 5
     assert not any(point.significant for point in points if point.edits == 1)
+
+
+def test_a_regulariser_is_compared_with_the_same_edits_without_it(tmp_path: Path) -> None:
+    """Draw by draw, and not where there is no such run."""
+    rect = ("rect", 0.4)
+    for draw, plain, kept in ((0, 0.2, 0.6), (1, 0.3, 0.5)):
+        make(tmp_path, "NLI", plain, Edited(5, draw=draw))
+        make(tmp_path, "NLI", kept, Edited(5, draw=draw, rule=rect))
+    make(tmp_path, "NLI", 0.1, Edited(5, draw=2, rule=rect))
+    make(tmp_path, "NLI", 0.9, Edited(6, draw=0, rule=rect))
+    make(tmp_path, "NLI", 0.2, Edited(7, draw=0))
+    make(tmp_path, "NLI", 0.7, Edited(7, draw=0, rule=rect))
+    five, seven = regularised(study(tmp_path).panels, ROME, HEADLINE)
+    assert (five.edits, seven.edits) == (5, 7) and {five.setting, seven.setting} == {five.setting}
+    assert five.setting.regularizer == "rect" and [run.draw for run in five.results] == [0, 1]
+    assert five.difference and five.difference.test == "bootstrap"
+    plain = [
+        run for runs in study(tmp_path).panels[0].runs.values() for run in runs.get(5, []) if run.edit != five.setting
+    ]
+    assert five.difference.before == pytest.approx(sum(run.metrics["accuracy"].value for run in plain) / 2)
+    assert five.difference.measure.value == pytest.approx(five.measure.value - five.difference.before)
+    assert five.difference.measure.value > 0.2
+    assert seven.difference and seven.difference.test == "McNemar" and seven.difference.before < seven.measure.value
+    raw = [five.difference.p, seven.difference.p]
+    assert min(five.p_holm or 1, seven.p_holm or 1) == pytest.approx(2 * min(raw))
 
 
 def test_which_metric_is_the_released_one(tmp_path: Path) -> None:
