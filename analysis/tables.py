@@ -155,7 +155,7 @@ def degenerate(study: Study, group: Group, names: Names) -> str:
         for name, count, runs in asked
         if any(_counts(run) for part in runs for run in part)
     ]
-    caption = "Degenerate completions: empty, the same words over and over, or from logits that are not finite."
+    caption = "Degenerate completions: empty, the same over and over, or from logits that are not finite."
     return table(caption, ["", *(text(panel.title) for panel in panels)], rows) if rows else ""
 
 

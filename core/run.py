@@ -44,10 +44,17 @@ def score_model(
 
 
 def degenerate(scored: Scored) -> dict[str, int]:
-    """How many completions show a model that has collapsed: empty, the same words over and over, logits of NaN."""
-    texts = [completion.text.split() for _, completion, _ in scored]
+    """How many completions show a model that has collapsed: empty, the same over and over, logits of NaN."""
+    texts = [completion.text.strip() for _, completion, _ in scored]
     return {
-        "empty": sum(not words for words in texts),
-        "repeating": sum(len(words) >= 3 * len(set(words)) > 0 for words in texts),
+        "empty": texts.count(""),
+        "repeating": sum(map(repeating, texts)),
         "not_finite": sum(not completion.finite for _, completion, _ in scored),
     }
+
+
+def repeating(text: str) -> bool:
+    """Each word three times on average, or 20 characters and more that are one piece three times or oftener."""
+    words = text.split()
+    pieces = range(1, len(text) // 3 + 1 if len(text) >= 20 else 0)
+    return len(words) >= 3 * len(set(words)) > 0 or any(text[size:] == text[:-size] for size in pieces)

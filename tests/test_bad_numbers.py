@@ -18,6 +18,7 @@ from core.editing import Editing, Rules
 from core.errors import EditRefused, UserError
 from core.model import LM
 from core.registry import discover
+from core.run import repeating
 from core.types import Deltas, Edit, Mode
 from editors import memit, rome
 from editors.memit import factorise, spread
@@ -254,6 +255,27 @@ def test_a_collapsed_model_is_scored_and_said_to_be(
     told_of = {"nan": "not finite", "constant": "repeating"}[how]
     collapsed = [line for line in out.splitlines() if line.startswith("collapsed: ") and line.endswith(told_of)]
     assert len(collapsed) == (8 if how == "nan" else sum(task.max_new_tokens >= 3 for task in TASKS.values()))
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("no no no", True),
+        ("Paris, Paris, Paris, Paris", True),
+        ("the end the end the end", True),
+        ("unununununununununun", True),
+        ("1.1.1.1.1.1.1.1.1.1.1", True),
+        ("\U0001f600" * 20, True),
+        ("no no", False),
+        ("...", False),
+        ("1111", False),
+        ("She sells sea shells. She sells sea shells.", False),
+        ("The cat sat on the mat and the dog on the cat.", False),
+        ("", False),
+    ],
+)
+def test_what_counts_as_repeating(text: str, found: bool) -> None:
+    assert repeating(text) is found
 
 
 def test_editing_a_collapsed_model_is_refused(
