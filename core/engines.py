@@ -10,9 +10,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from threading import RLock
 from typing import NoReturn
 
 import torch
+from tqdm import tqdm
 
 from core.edit_session import Plugins
 from core.errors import UserError
@@ -72,6 +74,7 @@ def _begin(places: "multiprocessing.Queue[int]", gpus: int) -> None:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus)))).split(",")
         os.environ["CUDA_VISIBLE_DEVICES"] = visible[places.get() % gpus]
     os.environ["TQDM_DISABLE"] = "1"
+    tqdm.set_lock(RLock())  # its own is a semaphore, which a worker that is stopped would not give back
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _stop)
     if sys.platform == "linux":
