@@ -2,14 +2,17 @@
 
 import argparse
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from core import check, doctor, fetch, gather, moments, suggest
 from core.cli import Parser, positive, script
 from core.embedded import EMBEDDED_MODEL, prepare_embedded
 from core.errors import UserError
+from core.lock import beside, held
 from core.official import SETS
 from core.registry import discover
+from core.scratch import clear
 from core.sources import CACHE, DATA
 from editors._mend_archive import load as load_archive
 
@@ -53,6 +56,8 @@ def prepare_model(name: str, overwrite: bool, repo: str | None = None, revision:
     if not name or Path(name).name != name or name.startswith("."):
         raise UserError(f"'{name}' is no name for a folder in {CACHE}/: --repo takes ORG/NAME")
     if (folder / "config.json").is_file() and not overwrite:
+        with suppress(UserError), held([beside(folder)]):  # nobody is at work there: what a killed run has left
+            clear(folder)
         print(f"{folder} is already there" + ("; --overwrite fetches it anew" if repo or revision else ""))
         return
     if repo or name in fetch.REPOS:

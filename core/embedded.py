@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 
 from core.digest import sha256
 from core.errors import UserError
-from core.lock import held
+from core.lock import beside, held
 from core.scratch import clear, swap
 
 EMBEDDED_MODEL = "smollm2-135m"
@@ -35,7 +35,7 @@ def prepare_embedded(folder: Path) -> None:
     """
     try:
         with (
-            held([folder.parent / f".{folder.name}.lock"], "making this model"),
+            held([beside(folder)], "making this model"),
             tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch,
         ):
             clear(folder, Path(scratch))

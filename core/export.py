@@ -10,7 +10,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from core.errors import UserError
-from core.lock import held
+from core.lock import beside, held
 from core.model import LM
 from core.results import differences
 from core.scratch import clear
@@ -62,4 +62,4 @@ def _there(folder: Path, settings: dict[str, Any]) -> bool:
 
 
 def _alone(folder: Path) -> AbstractContextManager[None]:
-    return held([folder.with_name(f".{folder.name}.lock")], "saving this model")
+    return held([beside(folder)], "saving this model")

@@ -18,7 +18,7 @@ import huggingface_hub
 from core import hub
 from core.errors import UserError
 from core.hub import RemoteFile, Repo, explained
-from core.lock import held
+from core.lock import beside, held
 from core.scratch import clear, swap
 
 REPOS: Mapping[str, str] = {
@@ -61,7 +61,7 @@ def prepare_model(folder: Path, repo: str, revision: str | None = None) -> None:
     Raises UserError with what to do: gated, unknown, unreachable, incomplete, damaged on the way, or no room.
     """
     try:
-        with held([folder.parent / f".{folder.name}.lock"], "making this model"):
+        with held([beside(folder)], "making this model"):
             clear(folder)
             _prepare(folder, repo, revision)
     except OSError as error:

@@ -20,7 +20,7 @@ from core import data, hub
 from core.download import download
 from core.errors import UserError
 from core.hub import Repo, explained
-from core.lock import held
+from core.lock import beside, held
 from core.official import DataSet, Hub, Web
 from core.scratch import clear, swap
 from core.types import Task
@@ -38,7 +38,7 @@ class Gatherer:
 
     def gather(self, sets: Sequence[DataSet]) -> None:
         """Fetch every set that can be had, one line each; a UserError at the end if any is missing."""
-        with held([self.folder / f".{SOURCES}.lock"], "fetching data"):
+        with held([beside(self.folder / SOURCES)], "fetching data"):
             clear(self.folder / SOURCES)
             missing = self._fetch_all(sets)
         if missing:

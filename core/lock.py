@@ -21,6 +21,11 @@ from core.errors import UserError
 UNSUPPORTED = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
+def beside(path: Path) -> Path:
+    """The lock of whoever makes the file or folder at `path`."""
+    return path.with_name(f".{path.name}.lock")
+
+
 @contextmanager
 def held(files: Iterable[Path], work: str = "making this result", wait: bool = False) -> Iterator[None]:
     """Hold all of these lock files; with `wait`, as soon as whoever holds one lets it go.

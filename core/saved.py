@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from core.editing import Editing, Update
 from core.errors import UserError
-from core.lock import held
+from core.lock import beside, held
 from core.quality import Probe
 from core.scratch import clear
 from core.types import Edit
@@ -97,7 +97,7 @@ class Saved:
             self.file.parent.rmdir()  # if it is empty
 
     def _alone(self) -> AbstractContextManager[None]:
-        return held([self.file.with_name(f".{self.file.name}.lock")], wait=True)
+        return held([beside(self.file)], wait=True)
 
     def _state(self) -> dict[str, Any]:
         """The header's record; empty if there is none that can be read."""

@@ -6,6 +6,7 @@ unknown repositories, and can be told to spoil a transfer. `plain` holds ordinar
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -65,10 +66,19 @@ class FakeHub:
         return [line.rsplit("/", 1)[1] for line in self.requests if line.startswith(("GET /cdn/", "GET /small/"))]
 
 
+class Server(ThreadingHTTPServer):
+    """Says nothing of clients that are gone: tests kill them."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
+
 @contextmanager
 def serving(hub: FakeHub) -> Iterator[FakeHub]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("BoundHandler", (Handler,), {"hub": hub}))
-    server.daemon_threads = True
+    server = Server(("127.0.0.1", 0), type("BoundHandler", (Handler,), {"hub": hub}))
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     hub.url = f"http://127.0.0.1:{server.server_port}"

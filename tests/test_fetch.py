@@ -18,6 +18,7 @@ from core import fetch, hub
 from core.cli import script
 from core.errors import UserError
 from core.hub import RemoteFile, Repo
+from core.lock import beside, held
 from core.model import hash_folder, load
 
 NAME = "org/tiny"
@@ -267,6 +268,24 @@ def test_names(
     assert NAME in Path("hugging_cache/smollm2-135m/ORIGIN.txt").read_text(encoding="utf-8")
     prepare.prepare_model("smollm2-135m", False, NAME, "other")
     assert capsys.readouterr().out.endswith("is already there; --overwrite fetches it anew\n")
+
+
+def test_what_a_run_killed_at_its_very_end_has_left_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The model is in place; its lock file and the folder it replaced are there still, unless somebody is at work."""
+    monkeypatch.chdir(tmp_path)
+    cache = Path("hugging_cache")
+    for folder in ("tiny", ".tiny-replaced"):
+        (cache / folder).mkdir(parents=True)
+    (cache / "tiny/config.json").write_text("{}")
+    with held([beside(cache / "tiny")]):
+        prepare.prepare_model("tiny", False)
+        assert {path.name for path in cache.iterdir()} == {"tiny", ".tiny-replaced", ".tiny.lock"}
+    beside(cache / "tiny").write_text("")
+    prepare.prepare_model("tiny", False)
+    assert [path.name for path in cache.iterdir()] == ["tiny"]
+    assert capsys.readouterr().out == 2 * "hugging_cache/tiny is already there\n"
 
 
 def test_verify_checks_size_and_both_kinds_of_hash(tmp_path: Path) -> None:
