@@ -27,7 +27,7 @@ from core.download import fits
 from core.errors import UserError
 from core.model import PATHS, hash_folder
 from core.scratch import leftovers
-from core.short import short
+from core.short import first_line, short
 from core.sources import CACHE, DATA, DEFAULT_MODEL, SAMPLE, Source, find_data
 from core.types import Task
 
@@ -109,7 +109,9 @@ class Doctor:
                 self.model(folder)
             except (UserError, OSError, ValueError, KeyError, SafetensorError, RecursionError) as error:
                 print(f"  {folder.name}: damaged")
-                self.broken.append(f"{folder}: {_line(error)}; `python prepare.py model {folder.name} --overwrite`")
+                self.broken.append(
+                    f"{folder}: {first_line(error)}; `python prepare.py model {folder.name} --overwrite`"
+                )
         if only is None and not (CACHE / DEFAULT_MODEL / "config.json").is_file():
             self.notes.append(
                 f"{DEFAULT_MODEL} is not in {CACHE}/: without --model the small embedded model is used; "
@@ -250,7 +252,3 @@ class Doctor:
 
 def _gb(size: float) -> str:
     return f"{size / 1e9:.2f} GB" if size > 1e7 else f"{size / 1e6:.2f} MB"
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(f"{error}".split())[:200] or type(error).__name__

@@ -18,6 +18,7 @@ from huggingface_hub.errors import (
 )
 
 from core.errors import UserError
+from core.short import first_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +136,3 @@ def _status(status: int, repo: Repo) -> str:
         return f"{endpoint()} denies access to {repo.name}: see {repo.page}"
     advice = "wait some minutes and run this again, complete files are kept"
     return f"{endpoint()} answered {status} for {repo.name}: {advice}"
-
-
-def first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

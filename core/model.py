@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.pytorch_utils import Conv1D
 
 from core.errors import UserError
+from core.short import first_line
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 OFFLINE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
@@ -219,7 +220,7 @@ def load(
     try:
         config = AutoConfig.from_pretrained(folder, **OFFLINE)
     except Exception as error:  # the loaders raise many kinds, all of which mean that the files are at fault
-        raise UserError(f"cannot read the model at {folder}: {_first_line(error)}") from error
+        raise UserError(f"cannot read the model at {folder}: {first_line(error)}") from error
     paths_of(config, name)  # before gigabytes are read
     given = {"dtype": DTYPES[dtype], "device_map": device_map, "attn_implementation": attn}
     try:
@@ -234,9 +235,7 @@ def load(
             f"model '{name}' does not fit on {place}; try --dtype bfloat16, --device-map auto or --device cpu"
         ) from error
     except Exception as error:  # as above, and whatever torch says of a device that is not there
-        raise UserError(
-            f"cannot load the model at {folder} onto {device_map or place}: {_first_line(error)}"
-        ) from error
+        raise UserError(f"cannot load the model at {folder} onto {device_map or place}: {first_line(error)}") from error
     if not tokenizer("a")["input_ids"]:  # the loader makes up an empty tokenizer if there is none
         raise UserError(f"the model at {folder} has no tokenizer: tokenizer.json or the like is missing")
     return LM(model, tokenizer, name, folder)
@@ -256,13 +255,9 @@ def _weights(folder: Path, given: dict[str, Any]) -> Any:
         attn = given.get("attn_implementation")
         if attn is None or attn.split("_")[0] not in str(error).lower():
             raise
-        raise UserError(f"--attn {attn} is not to be had here: {_first_line(error)}") from error
+        raise UserError(f"--attn {attn} is not to be had here: {first_line(error)}") from error
     model, report = loaded
     unfit = sorted(report["missing_keys"]) + sorted(key for key, *_ in report["mismatched_keys"])
     if unfit:  # the loader makes up random values for these
         raise UserError(f"the model at {folder} does not fit its config.json: no weights of that shape for {unfit[0]}")
     return model
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -19,6 +19,7 @@ from core import hparams, model
 from core.download import download
 from core.errors import UserError
 from core.registry import pick
+from core.short import first_line
 from core.sources import find_model
 from core.stats import Corpus, second_moments
 
@@ -78,8 +79,10 @@ def skeleton(folder: Path, name: str) -> model.LM:
         model.paths_of(config, name)
         with torch.device("meta"):
             return model.LM(AutoModelForCausalLM.from_config(config), None, name, folder)
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read the model at {folder}: {error}".splitlines()[0]) from error
+    except UserError:
+        raise
+    except Exception as error:  # of many kinds, as in core.model.load
+        raise UserError(f"cannot read the model at {folder}: {first_line(error)}") from error
 
 
 def fetch(wanted: Wanted, base: str) -> None:

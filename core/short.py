@@ -1,4 +1,4 @@
-"""Values from outside as they go into a one-line message."""
+"""Values and errors from outside as they go into a one-line message."""
 
 import reprlib
 
@@ -18,4 +18,13 @@ class _Short(reprlib.Repr):
 def short(value: object, limit: int = 60) -> str:
     """`value` as Python writes it, on one line and cut to `limit` characters."""
     text = _Short().repr(value)
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+def first_line(error: BaseException, limit: int = 300) -> str:
+    """What an error says in its first line that is not blank, cut to `limit` characters; its class if it says nothing.
+
+    Libraries put what they were given into their errors, however long it is.
+    """
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return text if len(text) <= limit else f"{text[: limit - 3]}..."

@@ -23,6 +23,7 @@ from core.errors import UserError
 from core.generate import sample
 from core.hooks import trace, watched
 from core.model import LM
+from core.short import first_line
 from core.tokens import encode, pad
 
 GENERATED_TOKENS = 128
@@ -181,10 +182,10 @@ def _wikipedia() -> Any:
     try:
         return datasets.load_dataset("wikimedia/wikipedia", "20231101.en", split="train")["text"]
     except Exception as error:  # the hub's client raises many kinds, all of which mean the same here
-        reason = (str(error).splitlines() or [""])[0]
         raise UserError(
             "second moments over wikipedia need the Hugging Face hub, or files published for this model in stats_dir; "
-            f"without a network set mom2_dataset to self-generated or to a text file ({type(error).__name__}: {reason})"
+            "without a network set mom2_dataset to self-generated or to a text file "
+            f"({type(error).__name__}: {first_line(error)})"
         ) from error
 
 

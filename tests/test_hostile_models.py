@@ -14,7 +14,7 @@ from hostile import put
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from core import data, hparams, model, published, results
+from core import data, hparams, model, moments, published, results
 from core.errors import UserError
 from core.registry import discover
 from core.stats import Corpus, second_moments
@@ -62,7 +62,7 @@ def test_mend_metrics_of_a_killed_run(content: bytes, tmp_path: Path) -> None:
         int(record["iteration"])
 
 
-def moments(**changes: Any) -> dict[str, Any]:
+def sums(**changes: Any) -> dict[str, Any]:
     whole = {"mom2.mom2": np.eye(128, dtype=np.float32), "mom2.count": np.array(7), "sample_size": np.array(5)}
     return {key: value for key, value in {**whole, **changes}.items() if value is not None}
 
@@ -84,7 +84,7 @@ ARRAYS = st.sampled_from(
 def test_second_moments(draw: Any, tmp_path: Path) -> None:
     corpus = Corpus("x", 5, tmp_path)
     path = put(tmp_path, str(corpus.file(LM, 1).relative_to(tmp_path)), b"")
-    np.savez(path, **moments(**draw.draw(st.dictionaries(st.sampled_from([*moments()]), ARRAYS, max_size=2))))
+    np.savez(path, **sums(**draw.draw(st.dictionaries(st.sampled_from([*sums()]), ARRAYS, max_size=2))))
     path.write_bytes(draw.draw(st.just(path.read_bytes()) | h.files(path.read_bytes())))
     for found in h.read_or_refused(lambda: second_moments(LM, [1], corpus).values(), path) or ():
         assert found.isfinite().all()
@@ -95,9 +95,19 @@ CONFIG = LM.model.config.to_json_string().encode()
 
 @h.hostile(content=h.files(CONFIG, h.records(json.loads(CONFIG)).map(lambda rows: h.written(rows[0]))))
 def test_model_folders(content: bytes, tmp_path: Path) -> None:
+    model_folder(content, tmp_path)
+
+
+def test_a_name_that_fills_a_screen(tmp_path: Path) -> None:
+    """Libraries repeat what they do not know, in full."""
+    model_folder(json.dumps({**json.loads(CONFIG), "activation_function": "[" * 20_000}).encode(), tmp_path)
+
+
+def model_folder(content: bytes, tmp_path: Path) -> None:
     put(tmp_path, "config.json", content)
     put(tmp_path, "model.safetensors", content)
-    h.read_or_refused(lambda: [model.load(tmp_path, "m", "cpu")], tmp_path, Path("'m'"))
+    for read in (lambda: model.load(tmp_path, "m", "cpu"), lambda: moments.skeleton(tmp_path, "m")):
+        h.read_or_refused(lambda read=read: [read()], tmp_path, Path("'m'"))
 
 
 def test_nothing_in_a_model_folder_is_run(tmp_path: Path) -> None:

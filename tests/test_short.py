@@ -2,7 +2,7 @@
 
 import hostile as h
 
-from core.short import short
+from core.short import first_line, short
 
 
 def test_short() -> None:
@@ -11,6 +11,12 @@ def test_short() -> None:
     assert short("x" * 99, 20) == "'" + "x" * 16 + "..."
     assert short(10**9000) == "a number of thousands of digits"
     assert len(short({i: "x" * 999 for i in range(999)})) == 60
+
+
+def test_first_line() -> None:
+    assert first_line(ValueError("\n  no such key \nand more")) == "no such key"
+    assert first_line(KeyError()) == "KeyError"
+    assert first_line(ValueError("x" * 999)) == "x" * 297 + "..."
 
 
 def test_what_doubles_at_every_level_and_what_holds_itself() -> None:
