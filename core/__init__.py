@@ -1,1 +1,7 @@
 """What every experiment shares: types, model, generation, readers, metrics, results. Imports no editor, no task."""
+
+import os
+
+# Read when torch is loaded. Threads that wait for another one spin by default: beside other work on the same cores that
+# takes several times as long, on free ones it gains nothing (docs/benchmarks.md).
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -1,7 +1,9 @@
 """The layers of the project, read off the source: who may import whom, and that no module is without a test."""
 
 import ast
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -102,3 +104,22 @@ def test_nothing_but_the_standard_library_and_the_requirements_is_imported() -> 
     for package in PACKAGES:
         for path in MODULES[package]:
             assert tops(path) <= known | set(PACKAGES) | sys.stdlib_module_names, path
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in ROOT.glob("*.py")))
+def test_core_comes_before_torch(script: str) -> None:
+    """Else torch would not see how its threads are to wait."""
+    code = f"import runpy, sys; runpy.run_path({script!r}); print(*sys.modules)"
+    told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    modules = told.split()
+    assert modules.index("core") < modules.index("torch")
+
+
+def test_how_threads_wait_is_the_users_to_say() -> None:
+    code = "import os, core; print(os.environ['OMP_WAIT_POLICY'])"
+    for given, wanted in (({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")):
+        environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | given
+        told = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+        )
+        assert told.stdout.strip() == wanted
