@@ -5,6 +5,7 @@ import ctypes
 import io
 import multiprocessing
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -65,7 +66,7 @@ def _run(cell: Cell, plugins: Plugins) -> Outcome:
 
 
 def _begin(places: "multiprocessing.Queue[int]", gpus: int) -> None:
-    """A worker's start: its own GPU, no bars of its own, and an end when the sweep ends, even by SIGKILL.
+    """A worker's start: its own GPU, and an end when the sweep ends, even by SIGKILL.
 
     SIGTERM ends it, after the cell it is at has saved its edits; a ^C, which reaches all processes of a terminal, is
     the sweep's to act on.
@@ -73,7 +74,6 @@ def _begin(places: "multiprocessing.Queue[int]", gpus: int) -> None:
     if gpus:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus)))).split(",")
         os.environ["CUDA_VISIBLE_DEVICES"] = visible[places.get() % gpus]
-    os.environ["TQDM_DISABLE"] = "1"
     tqdm.set_lock(RLock())  # its own is a semaphore, which a worker that is stopped would not give back
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _stop)
@@ -87,10 +87,10 @@ def _stop(number: int, frame: object) -> NoReturn:
 
 
 def _captured(cell: Cell, plugins: Plugins) -> tuple[Outcome, str]:
-    """The cell's outcome and what it printed, so that workers do not talk at the same time."""
+    """The cell's outcome and what a terminal would show of it, so that workers do not talk at the same time."""
     try:
         with contextlib.redirect_stdout(io.StringIO()) as told, contextlib.redirect_stderr(told):
             outcome = _run(cell, plugins)
     except SystemExit as end:
         os._exit(int(end.code or 0))  # the pool would take this for the outcome of the cell, and hand out the next one
-    return outcome, told.getvalue()
+    return outcome, re.sub(r"[^\n]*\r", "", told.getvalue())

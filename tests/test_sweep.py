@@ -87,8 +87,8 @@ def test_one_cell_that_fails_does_not_stop_the_others(monkeypatch: pytest.Monkey
     ]
 
 
-def test_two_workers_make_what_one_makes(tiny_folder: Path, tmp_path: Path) -> None:
-    """Real processes; what they print comes out whole, and a cell that fails is one line."""
+def test_two_workers_make_what_one_makes(tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Real processes; what they print comes out whole, without bars, and a cell that fails is one line."""
     (tmp_path / "rome.yaml").write_text(ROME_YAML)
     shared = ("--model", str(tiny_folder), "--data", "data/sample", "--limit", "2", "--device", "cpu")
     edited = ("Instance-Sequential", "ROME", "0", "2", "1", "--hparams", str(tmp_path / "rome.yaml"), *shared)
@@ -103,6 +103,8 @@ def test_two_workers_make_what_one_makes(tiny_folder: Path, tmp_path: Path) -> N
         made[workers] = {
             path.name: path.read_bytes() for path in (tmp_path / str(workers)).rglob("result-*.jsonl") if path.is_file()
         }
+        told = capsys.readouterr().out
+        assert told.count("records from data/sample/task-data/test-NLI.tsv") == 2 and "\r" not in told
     assert len(made[1]) == 2 and made[1] == made[2]
 
 
