@@ -72,7 +72,7 @@ def edit_quality(study: Study, names: Names) -> list[str]:
         values = [f"{part} is {words.number(m.value, 2)} {words.bounds(m, 2)}" for part, m in measured.items() if m]
         moved = edits.moved(runs)
         if moved:
-            values.append(f"the edited weights have changed by {100 * moved.value:.2g} % of their norm")
+            values.append(f"the edited weights have changed by {words.part(moved.value)} their norm")
         if values:
             lines.append(f"{_after(count, setting, name, len(runs))}, {words.listed(values)}.")
     return lines

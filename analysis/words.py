@@ -96,6 +96,13 @@ def number(value: float, digits: int = 3, sign: bool = False) -> str:
     return text.replace("-", "\u2212")
 
 
+def part(value: float) -> str:
+    """A share to two digits, "7.2 % of"; from the whole on "1.3 times", "11,000,000 times"."""
+    if value < 0.995:
+        return f"{100 * value:.2g} % of"
+    return f"{value:.1f} times" if value < 9.95 else f"{float(f'{value:.2g}'):,.0f} times"
+
+
 def bounds(measure: Measure, digits: int = 3, sign: bool = False) -> str:
     """The interval in brackets; "" if there is none."""
     if math.isnan(measure.low):

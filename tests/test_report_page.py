@@ -159,6 +159,20 @@ def test_numbers(value: float, sign: bool, text: str) -> None:
     assert words.number(value, sign=sign) == text
 
 
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0717, "7.2 % of"),
+        (0.994, "99 % of"),
+        (1.0, "1.0 times"),
+        (9.96, "10 times"),
+        (11234567.0, "11,000,000 times"),
+    ],
+)
+def test_parts(value: float, text: str) -> None:
+    assert words.part(value) == text
+
+
 def test_labels_tell_twins_apart() -> None:
     twins = [
         Setting("M", "ROME", None, "none", None, f'{{"hparams": {{"v_lr": {lr}, "layers": [1]}}}}') for lr in (0.1, 0.5)
