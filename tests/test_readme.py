@@ -59,6 +59,17 @@ def test_every_flag_is_in_the_readme(capsys: pytest.CaptureFixture[str], monkeyp
     assert flags and {flag for flag in flags if f"`{flag}" not in README} == set()
 
 
+@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))], ids=lambda p: p.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    """To a file of the project, and to a heading of it if they name one."""
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)", page.read_text(encoding="utf-8")):
+        there = (page.parent / target).resolve() if target else page
+        assert there.exists() and there.is_relative_to(ROOT), target
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", there.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}, anchor
+
+
 def test_the_editor_example_edits() -> None:
     lm = tiny("gpt2")
     editor = example("EDITOR").EDITOR
