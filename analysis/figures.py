@@ -21,6 +21,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 from matplotlib.transforms import ScaledTranslation, Transform
 
 from analysis.collect import Setting
+from core.signals import postponed
 from core.types import Measure
 
 WIDE, NARROW = 4, 2
@@ -105,6 +106,7 @@ def curves(labels: Iterable[str]) -> dict[str, Curve]:
     }
 
 
+@postponed()
 def render(draw: Draw) -> Picture:
     with mpl.rc_context(STYLE):
         wide = draw(WIDE)

@@ -58,11 +58,13 @@ def script(main: Callable[[], None]) -> None:
     try:
         main()
         over = True
-    except (UserError, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt) as error:
         over = True
-        if isinstance(error, UserError) and not caught:  # after a signal an error is what it cut off
+        if isinstance(error, UserError) and not caught:
             print("error:", str(error).replace("\n", " "), file=sys.stderr)
             sys.exit(2)
+        if not caught and not isinstance(error, KeyboardInterrupt):  # after a signal an error is what it cut off
+            raise
         told = str(error) if isinstance(error, Interrupted) else KEPT
         print(f"\ninterrupted: {told}", file=sys.stderr)
         sys.exit(128 + (caught or [signal.SIGINT])[0])

@@ -27,6 +27,7 @@ from core.model import DTYPES, LM
 from core.moments import skeleton
 from core.registry import pick
 from core.results import plain
+from core.signals import postponed
 from core.sources import Source, find_data, find_model
 from core.tokens import encode, target_ids
 from core.tracing import Plan, asked, fact_of, plan_for, traced
@@ -224,6 +225,7 @@ def write(path: Path, content: bytes, cls: type[Any] | None = None) -> None:
         raise UserError(f"cannot write {path}: {error.strerror or error}; name another place") from error
 
 
+@postponed()
 def picture(evidence: Evidence, name: str) -> bytes:
     """The effect per layer, as a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # imported here: settings need no picture

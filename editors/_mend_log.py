@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from core.signals import postponed
+
 METRICS, CURVES = "metrics.jsonl", "curves.png"
 PANELS = {
     "loss": ("loss/total_edit", "loss/edit", "loss/loc"),
@@ -62,6 +64,7 @@ class Log:
                 self.events.add_scalar(name, value, iteration)
             self.events.flush()
 
+    @postponed()
     def draw(self) -> None:
         """Training curves as a picture: dashed while training, solid on the validation records."""
         from matplotlib.backends.backend_agg import FigureCanvasAgg  # imported here: an edit needs no picture

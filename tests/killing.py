@@ -45,7 +45,8 @@ class Run:
 
     def wrong(self, sent: signal.Signals | None) -> str:
         """What is wrong with the end of a run that got this signal; empty if nothing is."""
-        last = self.err.strip().splitlines()[-5 if "Timeout (" not in self.err else 0 :]
+        frames = re.search(r"Timeout \(|Fatal Python error", self.err)
+        last = self.err.strip().splitlines()[0 if frames else -5 :]
         if any(word in self.err for word in ("Traceback", "Exception ignored", "Error:")):
             return f"a traceback: {last}"
         if self.code == 0 or (sent == signal.SIGKILL and self.code == -sent):
@@ -80,6 +81,7 @@ def forked(scenario: Scenario, folder: Path, err: Path) -> int:
         for stream, path in ((1, "/dev/null"), (2, err)):
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), stream)
         os.environ.update(scenario.environment)
+        faulthandler.enable(2)
         faulthandler.dump_traceback_later(ENOUGH - 10)
         scenario.patch()
         sys.argv = words

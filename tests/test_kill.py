@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+from editors._mend_log import CURVES, METRICS
 from tests import killing
 
 KILLS = 10
@@ -102,6 +103,46 @@ script(Bar)
     stopped(code)
 
 
+def test_an_exception_that_a_signal_became_is_no_bug() -> None:
+    code = """
+import os, signal, time
+from core.cli import script
+def main():
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(100)
+    except KeyboardInterrupt:
+        raise TypeError("incompatible function arguments")
+script(main)
+"""
+    stopped(code)
+
+
+def test_a_picture_is_drawn_before_a_signal_ends_the_script(tmp_path: Path) -> None:
+    """matplotlib crashes on what a signal raises inside it."""
+    code = f"""
+import os, signal
+from pathlib import Path
+from matplotlib.figure import Figure
+from core.cli import script
+from editors._mend_log import Log
+save = Figure.savefig
+def interrupted(figure, *args, **options):
+    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGINT)
+    for _ in range(1000):
+        pass
+    save(figure, *args, **options)
+Figure.savefig = interrupted
+def main():
+    Log(Path({str(tmp_path)!r})).draw()
+    print("never")
+script(main)
+"""
+    stopped(code)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [CURVES, METRICS]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_when_all_is_done_changes_nothing(number: signal.Signals) -> None:
     code = f"""
@@ -126,5 +167,5 @@ def stopped(code: str) -> None:
         timeout=90,
         check=False,
     )
-    assert run.returncode == 128 + signal.SIGTERM
+    assert (run.returncode, run.stdout) == (128 + signal.SIGTERM, "")
     assert run.stderr.strip() == "interrupted: what is finished is kept; the same command goes on from there"
