@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from editors._mend_log import CURVES, METRICS
 from tests import killing
 
 KILLS = 10
@@ -116,31 +115,6 @@ def main():
 script(main)
 """
     stopped(code)
-
-
-def test_a_picture_is_drawn_before_a_signal_ends_the_script(tmp_path: Path) -> None:
-    """matplotlib crashes on what a signal raises inside it."""
-    code = f"""
-import os, signal
-from pathlib import Path
-from matplotlib.figure import Figure
-from core.cli import script
-from editors._mend_log import Log
-save = Figure.savefig
-def interrupted(figure, *args, **options):
-    os.kill(os.getpid(), signal.SIGTERM)
-    os.kill(os.getpid(), signal.SIGINT)
-    for _ in range(1000):
-        pass
-    save(figure, *args, **options)
-Figure.savefig = interrupted
-def main():
-    Log(Path({str(tmp_path)!r})).draw()
-    print("never")
-script(main)
-"""
-    stopped(code)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [CURVES, METRICS]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
