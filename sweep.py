@@ -10,11 +10,13 @@ from tqdm import tqdm
 
 from core import engines, hparams, ray_engine
 from core.cli import KEPT, Parser, positive, script
+from core.data import edit_records
 from core.edit_session import Plugins
 from core.engines import Outcome
 from core.errors import Interrupted, UserError
 from core.registry import discover
-from core.sweep import Cell, Sweep, cells
+from core.sources import find_data
+from core.sweep import Cell, Sweep, cells, within
 from editors.regularizers import NAMES, regularizer
 
 
@@ -34,6 +36,17 @@ def parser() -> Parser:
     return p
 
 
+def fitting(sweep: Sweep) -> Sweep:
+    """The sweep as far as there are edits for it; says what is left out."""
+    file = find_data("edited-data/zsre.json", Path(sweep.data) if sweep.data else None).path
+    records = len(edit_records(file))
+    sweep, beyond = within(sweep, records)
+    if beyond:
+        counts = ", ".join(map(str, beyond))
+        print(f"{file}: has {records} records; left out, from {sweep.begin} on: {counts} edits", file=sys.stderr)
+    return sweep
+
+
 def engine(args: argparse.Namespace, todo: Sequence[Cell], plugins: Plugins) -> Iterator[Outcome]:
     """The cells' outcomes, from the engine that was asked for."""
     if args.engine == "ray":
@@ -49,7 +62,7 @@ def main() -> None:
         raise UserError("--address names a Ray cluster; it needs --engine ray")
     given = {name: getattr(args, name) for name in ("tasks", "models", "repeats", "limit", "data", "results")}
     given = {name: tuple(v) if isinstance(v, list) else v for name, v in given.items() if v is not None}
-    todo = cells(dataclasses.replace(hparams.load(Sweep, args.config), **given))
+    todo = cells(fitting(dataclasses.replace(hparams.load(Sweep, args.config), **given)))
     if args.dry_run:
         print("\n".join(cell.command for cell in todo))
         return

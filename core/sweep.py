@@ -6,7 +6,7 @@ is edited on from one to the next, and what exists already is not made again.
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from core.cli import after_parser, parser
@@ -61,6 +61,8 @@ class Sweep:
                 raise ValueError(f"checkpoints: expected ascending numbers of edits, found {list(counts)}")
         if self.repeats < 0 or not self.grid:
             raise ValueError("repeats: expected 0 or more, and grid: expected at least one block")
+        if self.begin < 0 or self.step < 1:
+            raise ValueError("begin: expected 0 or more, and step: 1 or more")
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,17 @@ class Cell:
         return self.session(plugins).run()
 
 
+def within(sweep: Sweep, records: int) -> tuple[Sweep, list[int]]:
+    """The sweep without the checkpoints that need more than so many records of the edit file, and those."""
+    room = max(0, (records - sweep.begin) // sweep.step)
+    asked = [sweep.checkpoints if block.checkpoints is None else block.checkpoints for block in sweep.grid]
+    grid = tuple(
+        replace(block, checkpoints=tuple(count for count in counts if count <= room))
+        for block, counts in zip(sweep.grid, asked, strict=True)
+    )
+    return replace(sweep, grid=grid), sorted({count for counts in asked for count in counts if count > room})
+
+
 def cells(sweep: Sweep) -> list[Cell]:
     """All runs of the grid, those of the unedited models first."""
     flags = {name: getattr(sweep, name) for name in ("limit", "seed", "data", "results", "device", "dtype")}
@@ -99,7 +112,8 @@ def cells(sweep: Sweep) -> list[Cell]:
     for model, draw, block in itertools.product(models, draws, sweep.grid):
         for method, mode, rule in itertools.product(block.methods, block.modes, block.regularizers):
             chosen = (*_regularizer(rule), *draw, *model, *edited)
-            for counts in _runs(mode, [count for count in block.checkpoints or sweep.checkpoints if count]):
+            asked = sweep.checkpoints if block.checkpoints is None else block.checkpoints
+            for counts in _runs(mode, [count for count in asked if count]):
                 end = sweep.begin + counts[-1] * sweep.step
                 size = [block.batch_size] if mode == "Batch-Sequential" and block.batch_size else []
                 plan = map(str, (tasks, mode, method, sweep.begin, end, sweep.step, *size))

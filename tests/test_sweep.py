@@ -13,7 +13,7 @@ from core import engines, hparams
 from core.edit_session import Plugins
 from core.errors import UserError
 from core.registry import discover
-from core.sweep import Block, Cell, Sweep, cells
+from core.sweep import Block, Cell, Sweep, cells, within
 from editors.regularizers import NAMES, regularizer
 from tests.conftest import ROOT
 from tests.killing import untraced
@@ -46,6 +46,33 @@ def test_models_draws_and_batches_multiply() -> None:
     ]
     assert found[3].startswith("test-task-after.py all Batch-Single MEMIT 10 16 3 --draw 1")
     assert found[-1].startswith("test-task-after.py all Batch-Single MEMIT 10 22 3 --draw 2 --model b")
+
+
+def test_checkpoints_without_edits_are_left_out() -> None:
+    some = Block(methods=("KN",), modes=("Instance-Sequential",), checkpoints=(2, 4))
+    sweep = Sweep(grid=(ROME, some), checkpoints=(0, 1, 5), begin=10, step=3)
+    assert within(sweep, 25)[1] == []  # records 10, 13, 16, 19 and 22
+    for records, counts, beyond in (
+        (24, [(0, 1), (2, 4)], [5]),
+        (20, [(0, 1), (2,)], [4, 5]),
+        (9, [(0,), ()], [1, 2, 4, 5]),
+    ):
+        less, left_out = within(sweep, records)
+        assert ([block.checkpoints for block in less.grid], left_out) == (counts, beyond)
+    assert [cell.edits for cell in cells(less)] == [0]  # the unedited model
+
+
+def test_a_dry_run_prints_the_commands_and_what_is_left_out(tmp_path: Path) -> None:
+    grid = "[{methods: [KN], modes: [Instance-Sequential], checkpoints: [2, 400]}]"
+    (tmp_path / "grid.yaml").write_text(f"{{data: data/sample, tasks: [NER], grid: {grid}}}")
+    command = [sys.executable, "sweep.py", tmp_path / "grid.yaml", "--dry-run"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    flags = "--data data/sample"
+    assert run.stdout.splitlines() == [
+        f"python test-task.py NER {flags}",
+        f"python test-task-after.py NER Instance-Sequential KN 200 202 1 {flags}",
+    ]
+    assert run.stderr == "data/sample/edited-data/zsre.json: has 513 records; left out, from 200 on: 400 edits\n"
 
 
 def test_shipped_files_load() -> None:
