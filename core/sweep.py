@@ -64,6 +64,10 @@ class Sweep:
         if self.begin < 0 or self.step < 1:
             raise ValueError("begin: expected 0 or more, and step: 1 or more")
 
+    def counts(self, block: Block) -> tuple[int, ...]:
+        """The block's checkpoints: its own, else those of the whole file."""
+        return self.checkpoints if block.checkpoints is None else block.checkpoints
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -91,12 +95,12 @@ class Cell:
 def within(sweep: Sweep, records: int) -> tuple[Sweep, list[int]]:
     """The sweep without the checkpoints that need more than so many records of the edit file, and those."""
     room = max(0, (records - sweep.begin) // sweep.step)
-    asked = [sweep.checkpoints if block.checkpoints is None else block.checkpoints for block in sweep.grid]
     grid = tuple(
-        replace(block, checkpoints=tuple(count for count in counts if count <= room))
-        for block, counts in zip(sweep.grid, asked, strict=True)
+        replace(block, checkpoints=tuple(count for count in sweep.counts(block) if count <= room))
+        for block in sweep.grid
     )
-    return replace(sweep, grid=grid), sorted({count for counts in asked for count in counts if count > room})
+    beyond = {count for block in sweep.grid for count in sweep.counts(block) if count > room}
+    return replace(sweep, grid=grid), sorted(beyond)
 
 
 def cells(sweep: Sweep) -> list[Cell]:
@@ -112,8 +116,7 @@ def cells(sweep: Sweep) -> list[Cell]:
     for model, draw, block in itertools.product(models, draws, sweep.grid):
         for method, mode, rule in itertools.product(block.methods, block.modes, block.regularizers):
             chosen = (*_regularizer(rule), *draw, *model, *edited)
-            asked = sweep.checkpoints if block.checkpoints is None else block.checkpoints
-            for counts in _runs(mode, [count for count in asked if count]):
+            for counts in _runs(mode, [count for count in sweep.counts(block) if count]):
                 end = sweep.begin + counts[-1] * sweep.step
                 size = [block.batch_size] if mode == "Batch-Sequential" and block.batch_size else []
                 plan = map(str, (tasks, mode, method, sweep.begin, end, sweep.step, *size))
