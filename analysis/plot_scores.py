@@ -4,9 +4,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import ConnectionPatch
 from matplotlib.transforms import Transform
 
 from analysis import paper, words
@@ -70,7 +72,7 @@ class Scene:
         self.counts: list[int] = []
         self.tops = [0.05]
         self.base = panel.baseline([run for point in points for run in point.results])
-        self.start: list[tuple[int, float]] = []
+        self.start: tuple[int, float] | None = None
         name = metric_of(self.base, wanted) if self.base else None
         if self.base and name:
             self._unedited(self.base.metrics[name])
@@ -81,7 +83,7 @@ class Scene:
             self.tops.append(trivial.value)
 
     def _unedited(self, measure: Measure) -> None:
-        self.start = [(0, measure.value)]
+        self.start = 0, measure.value
         self.ax.plot(0, measure.value, zorder=5, clip_on=False, **UNEDITED)
         bar(self.ax, 0, measure, color=INK, clip_on=False)
         self.seen.add("unedited")
@@ -91,9 +93,10 @@ class Scene:
         """A setting's scores, filled markers where they differ from the unedited one; the paper's crosses."""
         points = [point for point in self.points if point.setting == setting]
         style: dict[str, Any] = dict(color=curve.colour, transform=aside)
-        if points:
-            line = [*self.start, *((point.edits, point.measure.value) for point in points)]
+        line = [(point.edits, point.measure.value) for point in points]
+        if line:
             self.ax.plot(*zip(*line, strict=True), ls=curve.line, zorder=3, **style)
+            self._leave(line[0], curve, aside)
         for point in points:
             x, y = point.edits, point.measure
             face = curve.colour if point.significant else "white"
@@ -102,6 +105,13 @@ class Scene:
             self.tops.append(y.value if math.isnan(y.high) else y.high)
         if self.wanted != CHOICE:
             self._published(setting, curve)
+
+    def _leave(self, first: tuple[int, float], curve: Curve, aside: Transform) -> None:
+        """Lead a curve, which is moved aside, from the unedited score, which is not."""
+        if self.start:
+            ends: dict[str, Any] = dict(coordsA=self.ax.transData, coordsB=aside)
+            look: dict[str, Any] = dict(color=curve.colour, ls=curve.line, lw=mpl.rcParams["lines.linewidth"])
+            self.ax.add_patch(ConnectionPatch(self.start, first, **ends, **look, zorder=3))
 
     def _published(self, setting: Setting, curve: Curve) -> None:
         model = self.points[0].results[0].model.name

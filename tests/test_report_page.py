@@ -21,10 +21,10 @@ from matplotlib.image import imread
 from matplotlib.lines import Line2D
 from report_samples import TASKS, Edited, make, whole_study
 
-from analysis import cli, figures, paper, quotes, tables, words
+from analysis import cli, figures, paper, plot_scores, quotes, tables, words
 from analysis.collect import Setting, results
 from analysis.compare import Difference
-from analysis.study import Panel, Point, studies
+from analysis.study import HEADLINE, Panel, Point, family, studies
 from analysis.tradeoff import Trade
 from core import cli as scripts
 from core.cli import script
@@ -199,6 +199,26 @@ def test_a_legend_has_room(columns: int) -> None:
     box = legend.get_window_extent()
     assert box.x0 >= 0 and box.x1 <= figure.bbox.width
     assert len(legend.get_texts()) == len(handles)
+
+
+def test_curves_leave_from_the_unedited_score(tmp_path: Path) -> None:
+    """And each arrives at the first point of its own, which is moved aside."""
+    make(tmp_path, "NLI", 0.8)
+    for rule in (None, ("rect", 0.4)):
+        for count in (10, 20):
+            make(tmp_path, "NLI", 0.4, Edited(count, rule=rule))
+    (study,) = studies(results(tmp_path)[0])
+    looks = {setting: next(iter(figures.curves([setting.regularizer]).values())) for setting in study.settings}
+    figure = plot_scores.abilities(family(study.panels, study.groups[0], HEADLINE), looks, HEADLINE, figures.WIDE)
+    figure.draw_without_rendering()
+    (ax,) = figure.axes
+    lines = [line.get_transform().transform_path(line.get_path()).vertices for line in ax.get_lines()]
+    leads = [patch.get_transform().transform_path(patch.get_path()).vertices for patch in ax.patches]
+    (unedited,) = next(line for line in lines if len(line) == 1)
+    curves = [line for line in lines if len(line) == 2 and line[0][0] != line[1][0]][-2:]
+    assert len(leads) == 2 and curves[0][0][0] != curves[1][0][0]
+    for lead, curve in zip(leads, curves, strict=True):
+        assert lead[0] == pytest.approx(unedited) and lead[-1] == pytest.approx(curve[0])
 
 
 def test_published_curves() -> None:
