@@ -22,21 +22,15 @@ from editors._mend_factors import shapes_of
 from editors._mend_log import CURVES, METRICS
 from editors._mend_net import Statistics, seeded
 from editors._mend_settings import BEST, MENDSettings
+from tests import tiny_settings
 from tests.conftest import ROOT, tiny
 from tests.fake_hub import FakeHub, Remote, serving
 
 SAMPLE = ROOT / "data/sample"
-TARGET = dict(
-    v_num_grad_steps=4,
-    v_lr=0.5,
-    v_loss_layer=3,
-    v_weight_decay=0.5,
-    clamp_norm_factor=4,
-    kl_factor=0.0625,
-)
-ROME = {**TARGET, "layers": [1], "mom2_adjustment": False, "context_templates": ["{}", "The first day. {}"]}
-MEMIT = {**TARGET, "layers": [1, 2], "mom2_adjustment": True, "mom2_update_weight": 10, "mom2_n_samples": 8}
-MEMIT |= {"mom2_dataset": "self-generated", "stats_dir": "stats", "context_template_length_params": [[4, 2]]}
+ROME = tiny_settings.ROME
+MEMIT = {**tiny_settings.TARGET, "layers": [1, 2], "mom2_adjustment": True, "mom2_update_weight": 10}
+MEMIT |= {"mom2_dataset": "self-generated", "mom2_n_samples": 8, "stats_dir": "stats"}
+MEMIT |= {"context_templates": None, "context_template_length_params": [[4, 2]]}
 MEND = dict(
     inner_params=[f"transformer.h.{layer}.mlp.{part}.weight" for layer in (2, 3) for part in ("c_fc", "c_proj")],
     rank=4,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_settings
 import torch
 from conftest import ROOT, tiny
 from torch import Tensor
@@ -28,17 +29,6 @@ from editors.rome import ROME, ROMESettings
 SAMPLE = ROOT / "data/sample"
 TASKS, EDITORS = discover("tasks", "TASK"), discover("editors", "EDITOR")
 NAME = "transformer.h.1.mlp.c_proj.weight"
-SETTINGS: dict[str, Any] = dict(
-    layers=(1,),
-    v_num_grad_steps=3,
-    v_lr=0.5,
-    v_loss_layer=3,
-    v_weight_decay=0.5,
-    clamp_norm_factor=4.0,
-    kl_factor=0.0625,
-    mom2_adjustment=False,
-    context_templates=("{}", "The first day. {}"),
-)
 Check = Callable[[LM], Callable[[], None]]
 
 
@@ -112,7 +102,7 @@ def test_a_regulariser_does_not_hide_it(name: str, edits: list[Edit], unchanged:
 
 
 def rome_editor(lm: LM, **more: Any) -> ROME:
-    return ROME(lm, replace(ROMESettings(**SETTINGS), **more))
+    return ROME(lm, replace(ROMESettings(**tiny_settings.ROME), **more))
 
 
 @pytest.mark.parametrize("turned", [0.0, 1e-9, float("nan")])
@@ -197,7 +187,7 @@ def test_stop_keeps_what_is_done_and_skip_goes_on(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The third of four edits is refused: one line, exit code 2; with skip the two before it are not made again."""
-    (tmp_path / "rome.yaml").write_text(json.dumps({**SETTINGS, "layers": [1]}))
+    (tmp_path / "rome.yaml").write_text(tiny_settings.ROME_YAML)
     made: list[int] = []
     real = ROME.deltas
 

@@ -15,7 +15,9 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from conftest import ROOT, tiny
+from tiny_settings import ROME_YAML, TARGET, corpus
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from core import cli, edit_session, model, session, sources
@@ -24,17 +26,6 @@ from editors.regularizers import NAMES, regularizer
 
 TASKS, EDITORS = discover("tasks", "TASK"), discover("editors", "EDITOR")
 SAMPLE = ROOT / "data/sample"
-ROME_YAML = """
-layers: [1]
-v_num_grad_steps: 4
-v_lr: 5e-1
-v_loss_layer: 3
-v_weight_decay: 0.5
-clamp_norm_factor: 4
-kl_factor: 0.0625
-mom2_adjustment: false
-context_templates: ["{}", "The first day. {}"]
-"""
 
 
 @dataclass
@@ -194,7 +185,7 @@ def test_instance_sequential(call: Call, tmp_path: Path) -> None:
     for update in found["updates"]:
         (norm,) = update["norms"].values()
         assert norm > 0
-        assert update["notes"]["layer 1"]["forwards"] == 4
+        assert update["notes"]["layer 1"]["forwards"] == TARGET["v_num_grad_steps"]
     zsre = json.loads((SAMPLE / "edited-data/zsre.json").read_text(encoding="utf-8"))
     assert [edit["target"] for edit in found["edits"]] == [record["alt"] for record in zsre[200:204]]
     assert set(found["quality"]) == {"before", "own", "after"}
@@ -237,11 +228,8 @@ def test_a_regulariser_is_in_the_name(call: Call, tmp_path: Path) -> None:
 
 
 def test_batches(call: Call, tmp_path: Path) -> None:
-    (tmp_path / "corpus.txt").write_text("\n\n".join(f"The number {i} is a word." for i in range(40)))
-    more = f"mom2_update_weight: 10\nmom2_dataset: {tmp_path}/corpus.txt\nmom2_n_samples: 40\n"
-    more += f"stats_dir: {tmp_path}/stats\n"
-    yaml = ROME_YAML.replace("mom2_adjustment: false", "mom2_adjustment: true") + more
-    (tmp_path / "memit.yaml").write_text(yaml)
+    settings = {**TARGET, **corpus(tmp_path), "layers": [1], "mom2_update_weight": 10}
+    (tmp_path / "memit.yaml").write_text(yaml.safe_dump(settings))
     flags = ("--hparams", tmp_path / "memit.yaml")
     assert call("NLI", "Batch-Sequential", "MEMIT", 0, 5, 1, 2, *flags, after=True).code == 0
     assert call("NLI", "Batch-Single", "MEMIT", 0, 5, 2, *flags, after=True).code == 0

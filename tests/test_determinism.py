@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_settings
+import yaml
 from conftest import ROOT, tiny
 from safetensors.torch import load_file
 from torch import equal
@@ -17,18 +19,8 @@ from core.registry import discover
 from core.run import score_model
 
 TASKS = discover("tasks", "TASK")
-TARGET = """
-v_num_grad_steps: 3
-v_lr: 5e-1
-v_loss_layer: 3
-v_weight_decay: 0.5
-clamp_norm_factor: 4
-kl_factor: 0.0625
-mom2_adjustment: true
-mom2_dataset: self-generated
-mom2_n_samples: 2
-stats_dir: stats
-"""
+MOMENTS = dict(mom2_adjustment=True, mom2_dataset="self-generated", mom2_n_samples=2, stats_dir="stats")
+TARGET = {**tiny_settings.TARGET, **MOMENTS, "context_templates": None, "context_template_length_params": [[3, 5]]}
 MEND = """
 inner_params: [transformer.h.2.mlp.c_proj.weight, transformer.h.3.mlp.c_fc.weight]
 archive_dir: archive
@@ -41,8 +33,8 @@ val_steps: 1
 final_eval: false
 """
 SETTINGS = {
-    "ROME": f"layers: [1]\ncontext_template_length_params: [[3, 5]]\n{TARGET}",
-    "MEMIT": f"layers: [0, 1]\nmom2_update_weight: 10\ncontext_template_length_params: [[3, 5]]\n{TARGET}",
+    "ROME": yaml.safe_dump({**TARGET, "layers": [1]}),
+    "MEMIT": yaml.safe_dump({**TARGET, "layers": [0, 1], "mom2_update_weight": 10}),
     "KN": "steps: 4\nbatch_size: 4\nadaptive_threshold: 0.2\n",
     "MEND": MEND,
 }

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from conftest import ROOT
+from tiny_settings import ROME_YAML
 
 import prepare
 import train_MEND
@@ -32,17 +33,6 @@ MAINS: dict[str, Callable[[], None]] = {
     "train_MEND.py": train_MEND.main,
     "prepare.py": prepare.main,
 }
-ROME = """
-layers: [1]
-v_num_grad_steps: 2
-v_lr: 5e-1
-v_loss_layer: 3
-v_weight_decay: 0.5
-clamp_norm_factor: 4
-kl_factor: 0.0625
-mom2_adjustment: false
-context_templates: ["{}"]
-"""
 MEND = """
 inner_params: [transformer.h.3.mlp.c_fc.weight]
 rank: 4
@@ -62,7 +52,7 @@ def call(
 ) -> Call:
     """A script with the tiny model and the sample data: exit code, and the lines of stderr that are no progress bar."""
     monkeypatch.chdir(ROOT)
-    (tmp_path / "ROME.yaml").write_text(ROME)
+    (tmp_path / "ROME.yaml").write_text(ROME_YAML)
     (tmp_path / "MEND.yaml").write_text(MEND)
 
     def run(name: str, *words: object) -> tuple[int, str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from conftest import ROOT
+from tiny_settings import ROME_YAML
 
 from core import cli, data
 from core.registry import discover
@@ -18,17 +19,6 @@ from editors.rome import ROME
 
 SAMPLE = ROOT / "data/sample"
 PLUGINS = cli.Plugins(discover("tasks", "TASK"), discover("editors", "EDITOR"), NAMES, regularizer)
-YAML = """
-layers: [1]
-v_num_grad_steps: 3
-v_lr: 5e-1
-v_loss_layer: 3
-v_weight_decay: 0.5
-clamp_norm_factor: 4
-kl_factor: 0.0625
-mom2_adjustment: false
-context_templates: ["{}", "The first day. {}"]
-"""
 SEQUENCE = ("NLI", "Instance-Sequential", "ROME")
 Call = Callable[..., tuple[int, str]]
 
@@ -39,7 +29,7 @@ def call(
 ) -> Call:
     """test-task-after.py with the tiny model, results in the folder named first: exit code, and why."""
     monkeypatch.chdir(ROOT)
-    (tmp_path / "rome.yaml").write_text(YAML)
+    (tmp_path / "rome.yaml").write_text(ROME_YAML)
 
     def run(folder: str, *words: object) -> tuple[int, str]:
         common = ("--model", tiny_folder, "--data", SAMPLE, "--device", "cpu", "--limit", 2)

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import test_memit
 import test_mend
+import tiny_settings
 import torch
 from conftest import CONFIGS, OTHERS, tiny
 from reference import kn as naive_kn
@@ -28,15 +29,14 @@ from editors.rome import ROME, ROMESettings
 
 TEMPLATES = ("{}", "The first day. {}", "In this section, the text says that. {}")
 SETTINGS = ROMESettings(
-    layers=(1,),
-    v_num_grad_steps=12,
-    v_lr=0.1,
-    v_loss_layer=3,
-    v_weight_decay=0.0,  # it goes by 1 / |h0|^2, which is anything in a random model
-    clamp_norm_factor=40.0,
-    kl_factor=0.0625,
-    mom2_adjustment=False,
-    context_templates=TEMPLATES,
+    **{
+        **tiny_settings.ROME,
+        "v_num_grad_steps": 12,
+        "v_lr": 0.1,
+        "v_weight_decay": 0.0,  # it goes by 1 / |h0|^2, which is anything in a random model
+        "clamp_norm_factor": 40.0,
+        "context_templates": TEMPLATES,
+    }
 )
 
 

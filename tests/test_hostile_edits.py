@@ -9,6 +9,7 @@ import hostile as h
 import pytest
 import torch
 from conftest import tiny
+from tiny_settings import TARGET
 
 from core.errors import EditRefused, UserError
 from core.quality import probe
@@ -38,15 +39,6 @@ TEXTS = (
     ".",
 )
 FIELDS = ("prompt", "subject", "target", "old", "rephrase", "locality", "locality_answer")
-TARGET: dict[str, Any] = dict(
-    v_num_grad_steps=1,
-    v_lr=0.5,
-    v_loss_layer=3,
-    v_weight_decay=0.5,
-    clamp_norm_factor=4.0,
-    kl_factor=0.0625,
-    context_templates=("{}", "So. {}"),
-)
 
 
 def edits() -> list[Edit]:

@@ -8,6 +8,7 @@ import torch
 from conftest import GOLDEN, tiny
 from reference import memit as naive
 from safetensors.torch import load_file
+from tiny_settings import TARGET, corpus
 
 from core import hparams
 from core.editing import edit_model
@@ -22,25 +23,14 @@ TEMPLATES = ("{}", "The first day. {}", "In this section, the text says that. {}
 
 
 def settings(tmp_path, **changes) -> MEMITSettings:
-    corpus = tmp_path / "corpus.txt"
-    if not corpus.exists():
-        corpus.write_text("\n\n".join(f"The number {i} is a word in text {i * i}." for i in range(40)))
     values = dict(
         layers=(0, 1),  # at least one block between them and the loss, or there is no gradient
         v_num_grad_steps=6,
-        v_lr=0.5,
-        v_loss_layer=3,
-        v_weight_decay=0.5,
         clamp_norm_factor=0.75,
-        kl_factor=0.0625,
-        mom2_adjustment=True,
         mom2_update_weight=10.0,
-        mom2_dataset=str(corpus),
-        mom2_n_samples=40,
-        stats_dir=str(tmp_path / "stats"),
         context_templates=TEMPLATES,
     )
-    return MEMITSettings(**{**values, **changes})
+    return MEMITSettings(**{**TARGET, **corpus(tmp_path), **values, **changes})
 
 
 def close(found: dict, wanted: dict, rtol: float) -> None:

@@ -25,7 +25,7 @@ from core.sweep import Cell
 from editors.regularizers import NAMES, regularizer
 from editors.rome import ROME
 from tests.conftest import ROOT
-from tests.test_cli import ROME_YAML
+from tests.tiny_settings import ROME_YAML
 
 TASKS = ("NLI", "SentimentAnalysis")
 BEFORE = {f"test-{task}/result-{task}-before-edit" for task in TASKS}

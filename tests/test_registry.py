@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import ROOT, tiny
 from test_mend import archived, network
+from tiny_settings import TARGET, corpus
 
 from core import hparams
 from core.cli import MODES
@@ -67,20 +68,13 @@ def test_pick(name: str, message: str) -> None:
 
 # --- what every editor promises ------------------------------------------------------------------------------------
 
-CORPUS = "\n\n".join(f"The number {i} is a word in text {i * i}." for i in range(40))
-
 
 def small(lm: LM, folder: Path) -> dict[str, Any]:
     """Values, by the settings' common names, that suit a tiny model."""
-    (folder / "corpus.txt").write_text(CORPUS)
     return {
+        **TARGET,
+        **corpus(folder),
         "layers": (1, 2),
-        "v_loss_layer": 3,
-        "v_num_grad_steps": 4,
-        "context_templates": ("{}", "The first day. {}"),
-        "mom2_dataset": str(folder / "corpus.txt"),
-        "mom2_n_samples": 40,
-        "stats_dir": str(folder / "stats"),
         "inner_params": (f"{lm.mlp_in(3)}.weight", f"{lm.mlp_out(3)}.weight"),
         "archive_dir": str(folder / "archives"),
         "rank": 8,

@@ -20,6 +20,7 @@ from conftest import ROOT
 from matplotlib.image import imread
 from matplotlib.lines import Line2D
 from report_samples import TASKS, Edited, make, whole_study
+from tiny_settings import ROME_YAML
 
 from analysis import cli, figures, paper, plot_scores, quotes, tables, words
 from analysis.collect import Setting, results
@@ -442,10 +443,7 @@ def test_one_line_and_exit_2(
 def test_results_of_the_scripts(tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the two scripts write today can be read: a tiny model, before and after two edits."""
     monkeypatch.chdir(ROOT)
-    (tmp_path / "rome.yaml").write_text(
-        "{layers: [1], v_num_grad_steps: 2, v_lr: 5e-1, v_loss_layer: 3, v_weight_decay: 0.5, clamp_norm_factor: 4, "
-        'kl_factor: 0.0625, mom2_adjustment: false, context_templates: ["{}"]}'
-    )
+    (tmp_path / "rome.yaml").write_text(ROME_YAML)
     common = f"--model {tiny_folder} --data data/sample --limit 3 --device cpu --results {tmp_path / 'r'}".split()
     monkeypatch.setattr(sys, "argv", ["test-task.py", "NLI", *common])
     scripts.test_task(TASKS)

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_settings
 import torch
 from conftest import FAMILIES, tiny
 from reference import rome as naive
+from tiny_settings import corpus
 
 from core.errors import UserError
 from core.hooks import replaced, trace
@@ -24,24 +26,7 @@ TEMPLATES = ("{}", "The first day. {}", "In this section, the text says that. {}
 
 
 def settings(**changes: Any) -> ROMESettings:
-    values: dict[str, Any] = dict(
-        layers=(1,),
-        v_num_grad_steps=6,
-        v_lr=0.5,
-        v_loss_layer=3,
-        v_weight_decay=0.5,
-        clamp_norm_factor=4.0,
-        kl_factor=0.0625,
-        mom2_adjustment=False,
-        context_templates=TEMPLATES,
-    )
-    return ROMESettings(**{**values, **changes})
-
-
-def with_moments(tmp_path: Path) -> dict[str, Any]:
-    corpus = tmp_path / "corpus.txt"
-    corpus.write_text("\n\n".join(f"The number {i} is a word in text {i * i}." for i in range(40)))
-    return dict(mom2_adjustment=True, mom2_dataset=str(corpus), mom2_n_samples=40, stats_dir=str(tmp_path / "stats"))
+    return ROMESettings(**{**tiny_settings.ROME, "v_num_grad_steps": 6, "context_templates": TEMPLATES, **changes})
 
 
 def assert_close(found: Deltas, wanted: Deltas, rtol: float = 1e-4) -> None:
@@ -116,7 +101,7 @@ def test_equals_the_naive_twin(lm: LM, edits: list[Edit], index: int) -> None:
 
 def test_equals_the_naive_twin_with_second_moments(lm: LM, edits: list[Edit], tmp_path: Path) -> None:
     # A linear system whose condition is bad would make this a test of rounding.
-    hp = settings(**with_moments(tmp_path))
+    hp = settings(**corpus(tmp_path))
     assert torch.linalg.cond(hp.moments(lm)[1]) < 1e7
     found = ROME(lm, hp).deltas([edits[0]])
     assert_close(found, naive.deltas(lm, edits[0], hp, TEMPLATES))
@@ -228,7 +213,7 @@ def test_edits_in_sequence_use_the_moments_and_templates_of_the_unedited_model(
     edits: list[Edit], tmp_path: Path
 ) -> None:
     lm = tiny("gpt2")
-    hp = settings(context_templates=None, **with_moments(tmp_path))
+    hp = settings(context_templates=None, **corpus(tmp_path))
     editor = ROME(lm, hp)
     templates, factors = editor.templates, editor.factors[1][0].clone()
     add_(lm.model, editor.deltas([edits[0]]))

@@ -17,7 +17,7 @@ from core.sweep import Block, Cell, Sweep, cells, within
 from editors.regularizers import NAMES, regularizer
 from tests.conftest import ROOT
 from tests.killing import untraced
-from tests.test_cli import ROME_YAML
+from tests.tiny_settings import ROME_YAML
 
 ROME = Block(methods=("ROME",), modes=("Instance-Sequential",), regularizers=("none", "rect 0.4"))
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 from conftest import tiny
 from hostile import STANDING, TOTAL
+from tiny_settings import TARGET, corpus
 from torch import nn
 
 from core.generate import complete
@@ -34,15 +35,6 @@ from editors.rome import ROME, ROMESettings
 
 CALLS = 24 if TOTAL == STANDING else 1_000_000
 FAILURES = (KeyboardInterrupt, torch.OutOfMemoryError, ZeroDivisionError)
-TARGET: dict[str, Any] = dict(
-    v_num_grad_steps=2,
-    v_lr=0.5,
-    v_loss_layer=3,
-    v_weight_decay=0.5,
-    clamp_norm_factor=4.0,
-    kl_factor=0.0625,
-    context_templates=("{}", "So. {}"),
-)
 
 
 def state(lm: LM) -> dict[str, Any]:
@@ -105,19 +97,13 @@ def check(lm: LM, operation: Callable[[], Any], monkeypatch: pytest.MonkeyPatch)
         assert torch.equal(torch.as_tensor(found[name]), torch.as_tensor(wanted[name])), name
 
 
-def corpus(folder: Path) -> dict[str, Any]:
-    texts = folder / "corpus.txt"
-    texts.write_text("\n\n".join(f"The number {i} is a word in text {i * i}." for i in range(40)))
-    return dict(mom2_dataset=str(texts), mom2_n_samples=40, stats_dir=str(folder / "stats"))
-
-
 def test_rome(lm: LM, edits: list[Edit], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    editor = ROME(lm, ROMESettings(layers=(1, 2), mom2_adjustment=True, **TARGET, **corpus(tmp_path)))
+    editor = ROME(lm, ROMESettings(layers=(1, 2), **TARGET, **corpus(tmp_path)))
     check(lm, lambda: editor.deltas(edits[:1]), monkeypatch)
 
 
 def test_memit(lm: LM, edits: list[Edit], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = dict(mom2_adjustment=True, mom2_update_weight=10.0, edit_batch=2, **TARGET, **corpus(tmp_path))
+    settings = dict(mom2_update_weight=10.0, edit_batch=2, **TARGET, **corpus(tmp_path))
     editor = MEMIT(lm, MEMITSettings(layers=(0, 1), **settings))
     check(lm, lambda: editor.deltas(edits[:3]), monkeypatch)
 
