@@ -228,7 +228,7 @@ def test_a_regulariser_is_in_the_name(call: Call, tmp_path: Path) -> None:
 
 
 def test_batches(call: Call, tmp_path: Path) -> None:
-    settings = {**TARGET, **corpus(tmp_path), "layers": [1], "mom2_update_weight": 10}
+    settings = {**TARGET, **corpus(tmp_path), "layers": [1], "mom2_adjustment": True, "mom2_update_weight": 10}
     (tmp_path / "memit.yaml").write_text(yaml.safe_dump(settings))
     flags = ("--hparams", tmp_path / "memit.yaml")
     assert call("NLI", "Batch-Sequential", "MEMIT", 0, 5, 1, 2, *flags, after=True).code == 0

@@ -27,6 +27,7 @@ def settings(tmp_path, **changes) -> MEMITSettings:
         layers=(0, 1),  # at least one block between them and the loss, or there is no gradient
         v_num_grad_steps=6,
         clamp_norm_factor=0.75,
+        mom2_adjustment=True,
         mom2_update_weight=10.0,
         context_templates=TEMPLATES,
     )

@@ -98,12 +98,12 @@ def check(lm: LM, operation: Callable[[], Any], monkeypatch: pytest.MonkeyPatch)
 
 
 def test_rome(lm: LM, edits: list[Edit], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    editor = ROME(lm, ROMESettings(layers=(1, 2), **TARGET, **corpus(tmp_path)))
+    editor = ROME(lm, ROMESettings(layers=(1, 2), mom2_adjustment=True, **TARGET, **corpus(tmp_path)))
     check(lm, lambda: editor.deltas(edits[:1]), monkeypatch)
 
 
 def test_memit(lm: LM, edits: list[Edit], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = dict(mom2_update_weight=10.0, edit_batch=2, **TARGET, **corpus(tmp_path))
+    settings = dict(mom2_adjustment=True, mom2_update_weight=10.0, edit_batch=2, **TARGET, **corpus(tmp_path))
     editor = MEMIT(lm, MEMITSettings(layers=(0, 1), **settings))
     check(lm, lambda: editor.deltas(edits[:3]), monkeypatch)
 

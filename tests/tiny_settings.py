@@ -20,7 +20,7 @@ ROME_YAML: str = yaml.safe_dump(ROME)
 
 
 def corpus(folder: Path) -> dict[str, Any]:
-    """Second moments over forty short texts, which are written into `folder`."""
+    """Where second moments come from: forty short texts, which are written into `folder`."""
     texts = folder / "corpus.txt"
     texts.write_text("\n\n".join(f"The number {i} is a word in text {i * i}." for i in range(40)))
-    return dict(mom2_adjustment=True, mom2_dataset=str(texts), mom2_n_samples=40, stats_dir=str(folder / "stats"))
+    return dict(mom2_dataset=str(texts), mom2_n_samples=40, stats_dir=str(folder / "stats"))
