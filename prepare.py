@@ -5,16 +5,16 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from core import check, doctor, fetch, gather, moments, suggest
-from core.cli import Parser, positive, script
-from core.embedded import EMBEDDED_MODEL, prepare_embedded
+from core.disk.lock import beside, held
+from core.disk.whole import clear
 from core.errors import UserError
-from core.lock import beside, held
-from core.official import SETS
 from core.registry import discover
-from core.scratch import clear
-from core.sources import CACHE, DATA
-from editors._mend_archive import load as load_archive
+from core.script import Parser, positive, script
+from editors.mend.archive import load as load_archive
+from inputs import check, datasets, doctor, models, moments, suggest
+from inputs.embedded import EMBEDDED_MODEL, prepare_embedded
+from inputs.official import SETS
+from inputs.sources import CACHE, DATA
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def parser() -> Parser:
     p = Parser(description=__doc__)
     commands = p.add_subparsers(dest="command", required=True, parser_class=Parser)
     model = commands.add_parser("model", help="make hugging_cache/NAME")
-    model.add_argument("name", metavar="NAME", help=f"{', '.join((EMBEDDED_MODEL, *fetch.REPOS))}, or any with --repo")
+    model.add_argument("name", metavar="NAME", help=f"{', '.join((EMBEDDED_MODEL, *models.REPOS))}, or any with --repo")
     model.add_argument("--repo", metavar="ORG/NAME", help="repository on the Hugging Face hub to take it from")
     model.add_argument("--revision", help="branch, tag or commit of it (default: main)")
     model.add_argument("--overwrite", action="store_true", help="make it anew even if it is there")
@@ -60,21 +60,21 @@ def prepare_model(name: str, overwrite: bool, repo: str | None = None, revision:
             clear(folder)
         print(f"{folder} is already there" + ("; --overwrite fetches it anew" if repo or revision else ""))
         return
-    if repo or name in fetch.REPOS:
-        fetch.prepare_model(folder, repo or fetch.REPOS[name], revision)
+    if repo or name in models.REPOS:
+        models.prepare_model(folder, repo or models.REPOS[name], revision)
     elif name == EMBEDDED_MODEL:
         prepare_embedded(folder)
     else:
         raise UserError(
             f"no recipe for '{name}': put its Hugging Face folder (config.json, safetensors, tokenizer) at {folder}, "
-            f"or name its repository with --repo; known: {', '.join((EMBEDDED_MODEL, *fetch.REPOS))}"
+            f"or name its repository with --repo; known: {', '.join((EMBEDDED_MODEL, *models.REPOS))}"
         )
     print(f"{folder} is ready")
 
 
 def prepare_data(args: argparse.Namespace) -> None:
     tasks = discover("tasks", "TASK")
-    gather.Gatherer(DATA, tasks, args.overwrite).gather(gather.chosen(SETS, args.only))
+    datasets.Gatherer(DATA, tasks, args.overwrite).gather(datasets.chosen(SETS, args.only))
 
 
 def examine(args: argparse.Namespace) -> None:

@@ -1,7 +1,7 @@
 """Turn result files into one self-contained report: python report.py RESULTS [--out DIR]; --help lists the flags."""
 
 from analysis.cli import main
-from core.cli import script
+from core.script import script
 
 if __name__ == "__main__":
     script(main)

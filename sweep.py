@@ -8,16 +8,17 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from core import engines, hparams, ray_engine
-from core.cli import KEPT, Parser, positive, script
-from core.data import edit_records
-from core.edit_session import Plugins
-from core.engines import Outcome
+from core import hparams
 from core.errors import Interrupted, UserError
+from core.readers import edit_records
 from core.registry import discover
-from core.sources import find_data
-from core.sweep import Cell, Sweep, cells, within
+from core.script import KEPT, Parser, positive, script
 from editors.regularizers import NAMES, regularizer
+from experiment.edit_session import Plugins
+from experiment.engines import local, ray_driver
+from experiment.engines.local import Outcome
+from experiment.grid import Cell, Sweep, cells, within
+from inputs.sources import find_data
 
 
 def parser() -> Parser:
@@ -50,8 +51,8 @@ def fitting(sweep: Sweep) -> Sweep:
 def engine(args: argparse.Namespace, todo: Sequence[Cell], plugins: Plugins) -> Iterator[Outcome]:
     """The cells' outcomes, from the engine that was asked for."""
     if args.engine == "ray":
-        return ray_engine.run(todo, plugins, args.address)
-    return engines.local(todo, plugins, args.workers)
+        return ray_driver.run(todo, plugins, args.address)
+    return local.local(todo, plugins, args.workers)
 
 
 def main() -> None:

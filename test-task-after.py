@@ -1,8 +1,9 @@
 """Edit a model, then score it: python test-task-after.py TASK MODE METHOD BEGIN END STEP [BATCH_SIZE] [flags]."""
 
-from core.cli import Plugins, script, test_task_after
 from core.registry import discover
+from core.script import script
 from editors.regularizers import NAMES, regularizer
+from experiment.cli import Plugins, test_task_after
 
 if __name__ == "__main__":
     script(

@@ -1,7 +1,8 @@
 """Score a model on one of the eight tasks: python test-task.py TASK [flags]; --help lists them."""
 
-from core.cli import script, test_task
 from core.registry import discover
+from core.script import script
+from experiment.cli import test_task
 
 if __name__ == "__main__":
     script(lambda: test_task(discover("tasks", "TASK")))

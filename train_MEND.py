@@ -5,16 +5,16 @@ import time
 from argparse import Namespace
 from pathlib import Path
 
-from core import data, hparams
-from core.cli import Parser, positive, script
+from core import hparams, readers
+from core.disk.lock import held
 from core.errors import Interrupted, UserError
-from core.lock import held
-from core.model import DTYPES, load
+from core.lm.model import DTYPES, load
 from core.results import writable
-from core.sources import find_data, find_model
-from editors._mend_archive import LAST
-from editors._mend_settings import BEST, MENDSettings
-from editors._mend_train import Records, Training
+from core.script import Parser, positive, script
+from editors.mend.archive import LAST
+from editors.mend.settings import BEST, MENDSettings
+from editors.mend.training import Records, Training
+from inputs.sources import find_data, find_model
 
 FILES = {"train": "training-data/zsre_mend_train.json", "validation": "training-data/zsre_mend_eval.json"}
 
@@ -50,7 +50,7 @@ def main() -> None:
     name, model_folder = find_model(args.model)
     hp = settings(args, name)
     sources = {part: find_data(file, args.data) for part, file in FILES.items()}
-    train, validation = (data.training(sources[part].path) for part in FILES)
+    train, validation = (readers.training(sources[part].path) for part in FILES)
     records = Records(train, validation, {part: source.describe() for part, source in sources.items()})
     folder = args.out or hp.archive(name)
     writable(folder, "--out")

@@ -9,8 +9,8 @@ from analysis.export import csv_text
 from analysis.figures import Picture
 from analysis.page import GENERATOR, build
 from analysis.study import studies
-from core.cli import Parser
 from core.errors import UserError
+from core.script import Parser
 
 TITLE = "What did the edits break?"
 OURS = {"index.html", "figures", "results.csv"}

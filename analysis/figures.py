@@ -21,7 +21,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 from matplotlib.transforms import ScaledTranslation, Transform
 
 from analysis.collect import Setting
-from core.signals import postponed
+from core.script import postponed
 from core.types import Measure
 
 WIDE, NARROW = 4, 2

@@ -6,13 +6,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from analysis import figures, plot_edits, plot_scores, quotes, tables, words
+from analysis import figures, quotes, tables, words
 from analysis.compare import RESAMPLES
 from analysis.figures import Looks, Picture
+from analysis.plots import edits as plot_edits
+from analysis.plots import scores as plot_scores
 from analysis.study import CHOICE, HEADLINE, RELEASED, Group, Study, family, regularised
 from analysis.tables import Names, tag, text
 from analysis.tradeoff import trades, usable
-from core.results import PACKAGES
+from core.provenance import PACKAGES
 
 GENERATOR = "report of model-editing-ability"
 STYLE = Path(__file__).with_name("page.css")

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 
-from core import data
-from core.embedded import EMBEDDED_MODEL
-from core.model import LM, load
-from core.sources import CACHE, SAMPLE
+from core import readers
+from core.lm.model import LM, load
 from core.types import Edit
+from inputs.embedded import EMBEDDED_MODEL
+from inputs.sources import CACHE, SAMPLE
 
 
 def embedded() -> LM:
@@ -24,7 +24,7 @@ def hparams_file(method: str) -> Path:
 
 
 def sample_edits(count: int) -> list[Edit]:
-    return data.edits(SAMPLE / "edited-data/zsre.json", 200, 200 + count, 1)
+    return readers.edits(SAMPLE / "edited-data/zsre.json", 200, 200 + count, 1)
 
 
 def seconds(work: Callable[[], object]) -> float:

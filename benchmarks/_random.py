@@ -8,9 +8,9 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from core.embedded import EMBEDDED_MODEL
-from core.model import DTYPES, LM
-from core.sources import CACHE
+from core.lm.model import DTYPES, LM
+from inputs.embedded import EMBEDDED_MODEL
+from inputs.sources import CACHE
 
 LLAMA: dict[str, Any] = dict(
     hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32, vocab_size=32000

@@ -6,12 +6,12 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks._common import embedded, seconds, versus
-from core.embedded import EMBEDDED_MODEL
-from core.generate import complete
-from core.model import LM
+from core.lm.generate import complete
+from core.lm.model import LM
 from core.registry import discover
-from core.sources import CACHE, SAMPLE
 from core.types import Task
+from inputs.embedded import EMBEDDED_MODEL
+from inputs.sources import CACHE, SAMPLE
 
 GPT2_CONTEXT = 1024
 """The released code pads every prompt to the model's context: this for its default, gpt2-xl."""

@@ -22,15 +22,15 @@ import torch
 from benchmarks import _random
 from benchmarks._common import sample_edits
 from benchmarks._peak import peak_bytes, peak_flops, reset_peak
-from core import data, hparams
-from core.generate import complete
-from core.model import DTYPES, orient
+from core import hparams, readers
+from core.lm.generate import complete
+from core.lm.model import DTYPES, orient
 from core.registry import discover
-from core.sources import SAMPLE
 from core.types import Edit
-from editors._mend_factors import layer_of, shapes_of
-from editors._mend_net import seeded
-from editors._mend_outcome import outcome
+from editors.mend.factors import layer_of, shapes_of
+from editors.mend.network import seeded
+from editors.mend.outcome import outcome
+from inputs.sources import SAMPLE
 
 METHODS = ("ROME", "KN", "MEMIT", "MEND")
 Row = dict[str, Any]
@@ -142,7 +142,7 @@ class Bench:
         hp = self.fitted(hparams.load(kind, Path("hparams/TRAINING/MEND") / f"{self.lm.name}.yaml"))
         net = seeded(shapes_of(self.lm, hp.inner_params), hp).to(self.args.device)
         adam = torch.optim.Adam(net.parameters(), lr=hp.lr)
-        records = data.training(SAMPLE / "training-data/zsre_mend_train.json")
+        records = readers.training(SAMPLE / "training-data/zsre_mend_train.json")
 
         def step() -> float:
             batch: list[list[Edit]] = [[edit] for edit in records[: hp.accumulate_bs]]

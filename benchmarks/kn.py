@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from benchmarks._common import embedded, hparams_file, sample_edits, seconds
 from core import hparams
-from core.tokens import encode
+from core.lm.tokens import encode
 from editors.kn import KN, KNSettings
 from tests.reference import kn as naive
 

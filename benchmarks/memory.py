@@ -32,10 +32,10 @@ import torch
 
 from benchmarks._random import CONFIGS, skeleton
 from core import hparams
-from core.model import LM, orient
+from core.lm.model import LM, orient
 from core.registry import discover
-from editors._mend_factors import layer_of, shapes_of
-from editors._mend_net import Network
+from editors.mend.factors import layer_of, shapes_of
+from editors.mend.network import Network
 
 BYTES = {"float32": 4, "bfloat16": 2}
 TOKENS, ANSWER = 40, 4

@@ -3,19 +3,19 @@
 from collections.abc import Iterator
 
 from benchmarks._common import embedded, hparams_file, versus
-from core import data, hparams
-from core.sources import SAMPLE
-from editors._mend_factors import shapes_of
-from editors._mend_net import seeded
-from editors._mend_outcome import outcome
-from editors._mend_settings import MENDSettings
+from core import hparams, readers
+from editors.mend.factors import shapes_of
+from editors.mend.network import seeded
+from editors.mend.outcome import outcome
+from editors.mend.settings import MENDSettings
+from inputs.sources import SAMPLE
 from tests.reference import mend as naive
 
 
 def run() -> Iterator[str]:
     lm = embedded()
     hp = hparams.load(MENDSettings, hparams_file("TRAINING/MEND"))
-    edits = data.training(SAMPLE / "training-data/zsre_mend_train.json")[: hp.accumulate_bs]
+    edits = readers.training(SAMPLE / "training-data/zsre_mend_train.json")[: hp.accumulate_bs]
     net = seeded(shapes_of(lm, hp.inner_params), hp)
 
     def ours() -> None:

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks._common import embedded, versus
-from core.model import LM
-from core.sources import SAMPLE
-from core.stats import Corpus, second_moments
+from core.lm.model import LM
+from core.lm.moments import Corpus, second_moments
+from inputs.sources import SAMPLE
 
 LAYERS = (4, 5, 6, 7, 8)
 DOCUMENTS = 96

@@ -1,4 +1,4 @@
-"""What every experiment shares: types, model, generation, readers, metrics, results. Imports no editor, no task."""
+"""What everything else stands on. Imports no editor, no task, nothing above it."""
 
 import os
 

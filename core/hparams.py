@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 import yaml
 
 from core.errors import UserError
+from core.messages import short
 from core.registry import did_you_mean
-from core.short import short
 
 T = TypeVar("T")
 

@@ -6,21 +6,16 @@ a temporary name and moved into place, the .json last: where it exists, the resu
 
 import json
 import os
-import platform
-import subprocess
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from core.disk.whole import clear
 from core.errors import UserError
-from core.scratch import clear
-from core.short import short
+from core.messages import short
 from core.types import Completion, Measure, Mode, Sample, Score
-
-PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "rouge-score", "seqeval")
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,27 +122,6 @@ def writable(root: Path, flag: str = "--results") -> None:
             file.write(b"\0" * 65536)
     except OSError as error:
         raise UserError(f"cannot write results to {root}: {error.strerror}; {flag} DIR names another place") from error
-
-
-def environment(device: str) -> dict[str, Any]:
-    """Versions, platform, device, and the commit the code is at (None outside a git checkout)."""
-    return {
-        "python": platform.python_version(),
-        **{package: version(package) for package in PACKAGES},
-        "platform": platform.platform(),
-        "device": device,
-        "commit": _git("rev-parse", "HEAD"),
-        "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
-    }
-
-
-def _git(*arguments: str) -> str | None:
-    folder = Path(__file__).parent
-    try:
-        run = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=False)
-    except OSError:
-        return None
-    return run.stdout.strip() if run.returncode == 0 else None
 
 
 def table(metrics: dict[str, Measure] | dict[str, dict[str, float]], n: int) -> str:

@@ -27,13 +27,13 @@ import torch
 from torch import Tensor
 
 from core.errors import UserError
-from core.generate import greedy
-from core.hooks import replaced
-from core.model import LM, orient
-from core.resume import Resumed, resume
-from core.tokens import Row, continuation, encode, pad, target_ids
+from core.lm.forward import Resumed, resume
+from core.lm.generate import greedy
+from core.lm.hooks import replaced
+from core.lm.model import LM, orient
+from core.lm.tokens import Row, continuation, encode, pad, target_ids
+from core.lm.weights import at_hand
 from core.types import Deltas, Edit, Mode
-from core.weights import at_hand
 
 TINY = torch.finfo(torch.float32).tiny
 

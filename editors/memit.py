@@ -24,14 +24,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from core.errors import EditRefused, UserError
-from core.generate import in_batches
-from core.hooks import trace
-from core.model import LM, orient
-from core.resume import resume
-from core.tokens import Row, in_template, pad
+from core.lm.forward import resume
+from core.lm.generate import in_batches
+from core.lm.hooks import trace
+from core.lm.model import LM, orient
+from core.lm.tokens import Row, in_template, pad
+from core.lm.weights import add_, at_hand, preserved
 from core.types import Deltas, Edit, Mode
-from core.weights import add_, at_hand, preserved
-from editors._target import Batch, Prompts, TargetSettings, context_templates, optimise, prompts_of
+from editors._value import Batch, Prompts, TargetSettings, context_templates, optimise, prompts_of
 
 Factor = tuple[Tensor, Tensor | None]
 """Cholesky factor and None, or LU factors and pivots."""

@@ -21,11 +21,11 @@ import torch
 from torch import Tensor
 
 from core.errors import EditRefused, UserError
-from core.model import LM, orient
-from core.resume import resume
+from core.lm.forward import resume
+from core.lm.model import LM, orient
+from core.lm.weights import add_, at_hand, preserved
 from core.types import Deltas, Edit, Mode
-from core.weights import add_, at_hand, preserved
-from editors._target import Batch, TargetSettings, context_templates, optimise, prompts_of
+from editors._value import Batch, TargetSettings, context_templates, optimise, prompts_of
 
 SMALLEST = 1e-6
 """|k . u| / |k| from which on an edit is refused: float32 sums thousands of terms to about that, the sign is noise."""

@@ -11,7 +11,7 @@ Both are correct answers / all questions, which the released code prints as `tot
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from core import data as files
+from core import readers as files
 from core.types import Sample
 from tasks._label import LabelTask
 

@@ -9,7 +9,7 @@ word, a capital letter with or without brackets. as_released: the right letter o
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from core import data as files
+from core import readers as files
 from core.types import Sample
 from tasks._label import LabelTask
 

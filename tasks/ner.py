@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from core import data as files
+from core import readers as files
 from core.metrics import first_line, measure, measure_mean
 from core.types import Completion, Measure, Sample, Score, Scored
 from tasks._entities import KINDS, Span, claims, iob2, released_counts, released_spans, sentence

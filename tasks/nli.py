@@ -11,7 +11,7 @@ and counts a completion with both twice.
 from collections.abc import Iterator
 from pathlib import Path
 
-from core import data as files
+from core import readers as files
 from core.types import Sample
 from tasks._label import LabelTask
 

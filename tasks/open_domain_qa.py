@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from core import data as files
+from core import readers as files
 from core.metrics import first_line, headline, measure, normalise
 from core.types import Completion, Measure, Sample, Score, Scored
 

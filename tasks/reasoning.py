@@ -10,7 +10,7 @@ reference, as written, is a substring of the completion, so that 18 is found in 
 from collections.abc import Iterator
 from pathlib import Path
 
-from core import data as files
+from core import readers as files
 from core.errors import UserError
 from core.metrics import first_number, headline, measure, numbers
 from core.types import Completion, Measure, Sample, Score, Scored

@@ -9,7 +9,7 @@ Differs from the released code: unquoted TSV; the answer is the completion's fir
 from collections.abc import Iterator
 from pathlib import Path
 
-from core import data as files
+from core import readers as files
 from core.types import Sample
 from tasks._label import LabelTask
 

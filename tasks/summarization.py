@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from core import data as files
+from core import readers as files
 from core.metrics import ROUGE_TYPES, headline, measure, rouge
 from core.types import Completion, Measure, Sample, Score, Scored
 

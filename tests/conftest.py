@@ -12,7 +12,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from core.model import LM
+from core.lm.model import LM
 from core.types import Edit
 
 # One thread each: the workers of pytest -n share the cores, and waiting threads that spin in a crowd burn minutes.

@@ -14,14 +14,15 @@ from threading import RLock
 import torch
 from tqdm import tqdm
 
-from core import official, published
-from core.generate import complete
-from core.model import load
-from editors import _mend_archive as archive
-from editors._mend_factors import shapes_of
-from editors._mend_log import CURVES, METRICS
-from editors._mend_net import Statistics, seeded
-from editors._mend_settings import BEST, MENDSettings
+from core import published
+from core.lm.generate import complete
+from core.lm.model import load
+from editors.mend import archive as archive
+from editors.mend.factors import shapes_of
+from editors.mend.log import CURVES, METRICS
+from editors.mend.network import Statistics, seeded
+from editors.mend.settings import BEST, MENDSettings
+from inputs import official
 from tests import tiny_settings
 from tests.conftest import ROOT, tiny
 from tests.fake_hub import FakeHub, Remote, serving

@@ -14,12 +14,13 @@ from typing import Any
 
 from conftest import ROOT
 
-from core import published, quality, results
-from core.editing import Update
-from core.quality import Probe
+from core import provenance, published, results
 from core.registry import discover
-from core.run import degenerate
 from core.types import Completion, Edit, Sample, Scored
+from experiment import quality
+from experiment.editing import Update
+from experiment.quality import Probe
+from experiment.scoring import degenerate
 
 TASKS = discover("tasks", "TASK")
 MODEL = {"name": "gpt2-xl", "sha256": "5a" * 32, "dtype": "float32"}
@@ -94,7 +95,7 @@ def make(root: Path, task: str, skill: float, edited: Edited | None = None, **ch
 
 
 ENVIRONMENT = {
-    **{name: version for name, version in results.environment("cpu").items() if name in ("python", *results.PACKAGES)},
+    **{k: v for k, v in provenance.environment("cpu").items() if k in ("python", *provenance.PACKAGES)},
     "platform": "Linux",
     "device": "cpu",
     "commit": "0123456789abcdef0123456789abcdef01234567",

@@ -14,17 +14,17 @@ from conftest import ROOT, tiny
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from core import cli
-from core.editing import Editing, Rules
 from core.errors import EditRefused, UserError
-from core.model import LM
+from core.lm.model import LM
 from core.registry import discover
-from core.run import repeating
 from core.types import Deltas, Edit, Mode
 from editors import memit, rome
 from editors.memit import factorise, spread
 from editors.regularizers import NAMES, regularizer
 from editors.rome import ROME, ROMESettings
+from experiment import cli
+from experiment.editing import Editing, Rules
+from experiment.scoring import repeating
 
 SAMPLE = ROOT / "data/sample"
 TASKS, EDITORS = discover("tasks", "TASK"), discover("editors", "EDITOR")

@@ -10,10 +10,10 @@ from conftest import ROOT
 from torch import Tensor
 
 from benchmarks import _peak, _random, gpu, memory
+from core.lm.forward import resume
+from core.lm.tokens import pad
 from core.registry import discover
-from core.resume import resume
-from core.tokens import pad
-from editors._mend_net import seeded
+from editors.mend.network import seeded
 
 
 @pytest.fixture(autouse=True)

@@ -20,9 +20,12 @@ from conftest import ROOT, tiny
 from tiny_settings import ROME_YAML, TARGET, corpus
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from core import cli, edit_session, model, session, sources
+from core.lm import model
 from core.registry import discover
 from editors.regularizers import NAMES, regularizer
+from experiment import cli, edit_session
+from experiment import run as run_module
+from inputs import sources
 
 TASKS, EDITORS = discover("tasks", "TASK"), discover("editors", "EDITOR")
 SAMPLE = ROOT / "data/sample"
@@ -137,7 +140,7 @@ def test_an_existing_result_is_reported_not_redone(call: Call, tmp_path: Path, m
     path = tmp_path / "out/tiny-gpt2/test-NLI/result-NLI-before-edit.json"
     stamp = path.stat().st_mtime_ns
     with monkeypatch.context() as patch:
-        patch.setattr(session, "load", lambda *_, **__: pytest.fail("loaded the model"))
+        patch.setattr(run_module, "load", lambda *_, **__: pytest.fail("loaded the model"))
         again = call("NLI")
     assert again.code == 0
     assert "already there, made with the same settings" in again.out
@@ -265,7 +268,7 @@ def test_the_saved_model_is_the_edited_one(
     # An existing result does not keep the model from being saved; an existing folder is refused before any work.
     assert call("NLI", "Instance-Sequential", "ROME", 0, 2, 1, "--save-model", tmp_path / "more", after=True).code == 0
     assert (tmp_path / "more/model.safetensors").read_bytes() == (tmp_path / "edited/model.safetensors").read_bytes()
-    monkeypatch.setattr(session, "load", lambda *_, **__: pytest.fail("loaded the model"))
+    monkeypatch.setattr(run_module, "load", lambda *_, **__: pytest.fail("loaded the model"))
     again = call("NLI", "Instance-Sequential", "ROME", 0, 2, 1, "--save-model", tmp_path / "edited", after=True)
     assert (again.code, again.err) == (0, [])
     other = call("NLI", "Instance-Sequential", "ROME", 0, 3, 1, "--save-model", tmp_path / "edited", after=True)
@@ -462,7 +465,7 @@ def test_no_room_for_results(call: Call, tmp_path: Path, monkeypatch: pytest.Mon
 
     with monkeypatch.context() as patch:
         patch.setattr("tempfile.TemporaryFile", full)
-        patch.setattr(session, "load", lambda *_, **__: pytest.fail("loaded the model"))
+        patch.setattr(run_module, "load", lambda *_, **__: pytest.fail("loaded the model"))
         refused(call("NLI"), r"cannot write results to .*: No space left on device; --results DIR names another place")
     monkeypatch.setattr(os, "replace", full)
     run = call("NLI")
@@ -482,7 +485,7 @@ def test_one_prompt_alone_may_be_too_much(call: Call, monkeypatch: pytest.Monkey
         raise torch.OutOfMemoryError("as if")
 
     monkeypatch.setattr(lm.model, "forward", out_of_memory)
-    monkeypatch.setattr(session, "load", lambda *_, **__: lm)
+    monkeypatch.setattr(run_module, "load", lambda *_, **__: lm)
     refused(call("NLI"), r"NLI: one prompt alone does not fit in memory; try --dtype bfloat16")
 
 

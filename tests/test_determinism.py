@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import equal
 
 from core.registry import discover
-from core.run import score_model
+from experiment.scoring import score_model
 
 TASKS = discover("tasks", "TASK")
 MOMENTS = dict(mom2_adjustment=True, mom2_dataset="self-generated", mom2_n_samples=2, stats_dir="stats")

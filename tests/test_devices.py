@@ -15,14 +15,14 @@ from test_registry import EDITORS, batch_for, make
 from torch import Tensor
 
 from core.errors import UserError
-from core.generate import complete
-from core.model import LM, load
-from core.quality import probe
-from core.weights import add_
-from editors._mend_factors import shapes_of
-from editors._mend_net import seeded
-from editors._mend_outcome import outcome
+from core.lm.generate import complete
+from core.lm.model import LM, load
+from core.lm.weights import add_
+from editors.mend.factors import shapes_of
+from editors.mend.network import seeded
+from editors.mend.outcome import outcome
 from editors.regularizers import NAMES, regularizer
+from experiment.quality import probe
 
 PROMPTS = ["London is the capital of", "A", "The mother tongue of Anna Bell is"]
 

@@ -18,12 +18,13 @@ from tiny_settings import ROME_YAML
 
 import prepare
 import train_MEND
-from core import cli, embedded, fetch, hub, sources
-from core.cli import script
-from core.edit_session import Plugins
 from core.errors import UserError
 from core.registry import discover
+from core.script import script
 from editors.regularizers import NAMES, regularizer
+from experiment import cli
+from experiment.edit_session import Plugins
+from inputs import embedded, hub, models, sources
 
 SAMPLE = ROOT / "data/sample"
 PLUGINS = Plugins(discover("tasks", "TASK"), discover("editors", "EDITOR"), NAMES, regularizer)
@@ -121,7 +122,7 @@ def test_injected_full_disk(
     assert after == before
 
 
-@pytest.mark.parametrize("function", [*SAVING[::2], "editors._mend_archive.save_file", "pathlib.Path.write_text"])
+@pytest.mark.parametrize("function", [*SAVING[::2], "editors.mend.archive.save_file", "pathlib.Path.write_text"])
 def test_injected_full_disk_in_training(
     function: str, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,7 +145,7 @@ def test_injected_full_disk_in_preparing(
     monkeypatch.setattr(function, full)
     code, err = call("prepare.py", "model", "smollm2-135m", "--overwrite")
     assert code == 2 and err.splitlines()[-1].startswith(f"error: cannot write {old}: ")
-    monkeypatch.setattr(fetch, "_prepare", full)
+    monkeypatch.setattr(models, "_prepare", full)
     refused(call("prepare.py", "model", "gpt2-xl"))
 
 
@@ -263,4 +264,4 @@ def test_a_repository_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(hub, "commit", lambda repo: "0" * 40)
     monkeypatch.setattr(hub, "listing", lambda repo: files)
     with pytest.raises(UserError, match="GB are to be fetched, only"):
-        fetch.prepare_model(tmp_path / "gpt2-xl", "x/y")
+        models.prepare_model(tmp_path / "gpt2-xl", "x/y")

@@ -15,19 +15,20 @@ import torch
 from conftest import ROOT, tiny
 
 import prepare
-from core import doctor, embedded, lock
-from core.check import ZSRE
-from core.cli import script
-from core.digest import sha256
-from core.doctor import Doctor
+from core.disk import lock
+from core.disk.digest import sha256
+from core.disk.whole import leftovers
 from core.errors import UserError
-from core.model import hash_folder
+from core.lm.model import hash_folder
 from core.registry import discover
-from core.scratch import leftovers
-from editors import _mend_archive as archive
-from editors._mend_factors import shapes_of
-from editors._mend_net import seeded
-from editors._mend_settings import MENDSettings
+from core.script import script
+from editors.mend import archive as archive
+from editors.mend.factors import shapes_of
+from editors.mend.network import seeded
+from editors.mend.settings import MENDSettings
+from inputs import doctor, embedded
+from inputs.check import ZSRE
+from inputs.doctor import Doctor
 
 TASKS = discover("tasks", "TASK")
 Ask = Callable[..., tuple[int, str]]
@@ -163,7 +164,7 @@ def test_what_would_go_wrong(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     code, out = ask()
     assert code == 0
     assert "transformers 4.0 (pinned: ==" in out and "- transformers is 4.0, tested is ==" in out
-    assert "- tiny is of the family 'bloom', which has no row in core/model.py" in out
+    assert "- tiny is of the family 'bloom', which has no row in core/lm/model.py" in out
     assert "- tiny takes 0.35 MB in float32, cpu has 0.10 MB: use --dtype bfloat16\n" in out
     assert "- test-result cannot be written (Read-only file system): --results DIR names another place" in out
     monkeypatch.setattr(doctor, "version", missing)

@@ -1,4 +1,4 @@
-"""core.export: an edited model on the disk is whole, says what made it, and is never mistaken for another."""
+"""experiment.export: an edited model on the disk is whole, says what made it, and is never mistaken for another."""
 
 import json
 from pathlib import Path
@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from conftest import tiny
 
-from core import export as module
 from core.errors import UserError
-from core.export import NOTE, export, exported
-from core.model import LM
+from core.lm.model import LM
+from experiment import export as module
+from experiment.export import NOTE, export, exported
 
 SETTINGS = {"seed": 0, "edit": {"method": "ROME", "range": [0, 4, 1]}}
 NOTED = {"settings": SETTINGS, "refused": [], "environment": {"commit": None}}

@@ -14,18 +14,18 @@ from reference import mend as naive_mend
 from reference import rome as naive_rome
 
 from core.errors import UserError
-from core.generate import complete
-from core.model import LM, PATHS, paths_of
-from core.quality import probe
+from core.lm.generate import complete
+from core.lm.model import LM, PATHS, paths_of
+from core.lm.weights import add_, preserved
 from core.types import Deltas, Edit
-from core.weights import add_, preserved
-from editors._mend_factors import shapes_of
-from editors._mend_net import seeded
-from editors._mend_outcome import outcome
 from editors.kn import KN, KNSettings
 from editors.memit import MEMIT
 from editors.mend import MEND
+from editors.mend.factors import shapes_of
+from editors.mend.network import seeded
+from editors.mend.outcome import outcome
 from editors.rome import ROME, ROMESettings
+from experiment.quality import probe
 
 TEMPLATES = ("{}", "The first day. {}", "In this section, the text says that. {}")
 SETTINGS = ROMESettings(

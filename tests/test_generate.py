@@ -1,4 +1,4 @@
-"""core.generate: batching changes no answer, prompts are cut on the left, greedy is greedy, memory may run out."""
+"""core.lm.generate: batching changes no answer, prompts are cut on the left, greedy is greedy, memory may run out."""
 
 from typing import Any
 
@@ -6,11 +6,11 @@ import pytest
 import torch
 from conftest import FAMILIES, tiny
 
-from core import generate
-from core.generate import complete, fit, greedy, in_batches, sample
-from core.model import LM
-from core.resume import Prefix, shared_prefix
-from core.tokens import Row, continuation, encode, pad
+from core.lm import generate
+from core.lm.forward import Prefix, shared_prefix
+from core.lm.generate import complete, fit, greedy, in_batches, sample
+from core.lm.model import LM
+from core.lm.tokens import Row, continuation, encode, pad
 from core.types import Completion
 
 PROMPTS = [

@@ -10,11 +10,11 @@ from reference import rome as naive
 from safetensors.torch import load_file
 from torch import Tensor
 
-from core import data, hparams
-from core.model import LM, load
-from core.tokens import encode, target_ids
+from core import hparams, readers
+from core.lm.model import LM, load
+from core.lm.tokens import encode, target_ids
+from core.lm.weights import add_
 from core.types import Deltas, Edit
-from core.weights import add_
 from editors import rome
 from editors.regularizers import rect
 from editors.rome import ROME, ROMESettings
@@ -40,7 +40,7 @@ def model() -> LM:
 
 @pytest.fixture(scope="module")
 def edit() -> Edit:
-    return data.edits(CASE / "zsre.json", 0, 1, 1)[0]
+    return readers.edits(CASE / "zsre.json", 0, 1, 1)[0]
 
 
 @pytest.fixture(scope="module")

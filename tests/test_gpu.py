@@ -15,11 +15,11 @@ from test_registry import EDITORS, batch_for, make
 from torch import Tensor
 
 from core import hparams
-from core.generate import complete
-from core.model import DTYPES, LM, load
-from core.quality import probe
+from core.lm.generate import complete
+from core.lm.model import DTYPES, LM, load
+from core.lm.weights import add_
 from core.registry import discover
-from core.weights import add_
+from experiment.quality import probe
 
 CUDA = (pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"))
 TASKS = discover("tasks", "TASK")

@@ -1,10 +1,10 @@
-"""core.hooks: what is seen, what is replaced, and that nothing stays behind."""
+"""core.lm.hooks: what is seen, what is replaced, and that nothing stays behind."""
 
 import pytest
 import torch
 
-from core.hooks import first, replaced, trace
-from core.model import LM
+from core.lm.hooks import first, replaced, trace
+from core.lm.model import LM
 
 IDS = torch.tensor([[5, 6, 7, 8], [9, 10, 11, 12]])
 

@@ -13,11 +13,12 @@ from conftest import ROOT
 from hostile import put
 from hypothesis import strategies as st
 
-from core import check, data, hparams, published, results
-from core.digest import sha256
+from core import hparams, published, readers, results
+from core.disk.digest import sha256
 from core.errors import UserError
 from core.registry import discover
-from editors._mend_settings import MENDSettings
+from editors.mend.settings import MENDSettings
+from inputs import check
 
 TASKS, EDITORS = discover("tasks", "TASK"), discover("editors", "EDITOR")
 SAMPLE = ROOT / "data/sample"
@@ -45,7 +46,7 @@ def contents(task: Any) -> st.SearchStrategy[bytes]:
     if task.file.endswith(".json"):
         return h.files(valid, h.records(*json.loads(valid)).map(h.written))
     if task.file == "test-dialogue":
-        one = h.records(data._literal(valid.decode(), Path("x"))).map(lambda rows: rows[0])
+        one = h.records(readers._literal(valid.decode(), Path("x"))).map(lambda rows: rows[0])
         return h.files(valid, one.map(h.written), one.map(lambda row: repr(row).encode(errors="replace")))
     cells = st.lists(st.lists(h.clean, max_size=4).map("\t".join), max_size=4)
     return h.files(valid, cells.map(lambda rows: (valid.split(b"\n")[0].decode() + "\n" + "\n".join(rows)).encode()))
@@ -64,7 +65,7 @@ def test_samples_of_a_task(name: str, draw: Any, tmp_path: Path) -> None:
         json.dumps([sample.id, sample.prompt, sample.reference], ensure_ascii=False, allow_nan=False).encode()
 
 
-@pytest.mark.parametrize("read", [lambda p: data.edits(p, 0, 1, 1), data.training], ids=["edits", "training"])
+@pytest.mark.parametrize("read", [lambda p: readers.edits(p, 0, 1, 1), readers.training], ids=["edits", "training"])
 @h.hostile(content=h.files(h.written(ZSRE), h.records(*ZSRE).map(h.written), h.records(*ZSRE).map(h.written)))
 def test_edits(read: Any, content: bytes, tmp_path: Path) -> None:
     path = put(tmp_path, "zsre.json", content)
@@ -178,9 +179,9 @@ def test_half_a_character_is_refused_where_it_is_read(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"zsre.json: record 1: expected whole characters in 'alt', got half of one, \\ud83d"
     ):
-        data.edits(path, 0, 2, 1)
+        readers.edits(path, 0, 2, 1)
     put(tmp_path, "zsre.json", h.written([ZSRE[0], {**ZSRE[1], "alt": "\U0001f600"}]))  # as two escapes: one character
-    assert data.edits(path, 0, 2, 1)[1].target == "\U0001f600"
+    assert readers.edits(path, 0, 2, 1)[1].target == "\U0001f600"
 
 
 def test_there_are_as_many_cases_as_stated(request: pytest.FixtureRequest) -> None:

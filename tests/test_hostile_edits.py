@@ -12,16 +12,16 @@ from conftest import tiny
 from tiny_settings import TARGET
 
 from core.errors import EditRefused, UserError
-from core.quality import probe
+from core.lm.weights import add_, preserved
 from core.types import Edit
-from core.weights import add_, preserved
-from editors import _mend_archive as archive
-from editors._mend_settings import BEST, MENDSettings
-from editors._mend_train import Records, Training
 from editors.kn import KN, KNSettings
 from editors.memit import MEMIT, MEMITSettings
 from editors.mend import MEND
+from editors.mend import archive as archive
+from editors.mend.settings import BEST, MENDSettings
+from editors.mend.training import Records, Training
 from editors.rome import ROME, ROMESettings
+from experiment.quality import probe
 
 GOOD = Edit("Where was Tom Hill born?", "Tom Hill", "Rome", "Paris", "Tom Hill was born in", "what is a class", "an", 2)
 TEXTS = (

@@ -14,17 +14,20 @@ from hostile import put
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from core import data, hparams, model, moments, published, results
+from core import hparams, published, readers, results
 from core.errors import UserError
+from core.lm import model
+from core.lm.moments import Corpus, second_moments
 from core.registry import discover
-from core.stats import Corpus, second_moments
 from core.types import Edit
-from editors import _mend_archive as archive
-from editors import _mend_log, mend
-from editors._mend_factors import shapes_of
-from editors._mend_net import seeded
-from editors._mend_settings import MENDSettings
-from editors._mend_train import Records, Training
+from editors import mend
+from editors.mend import archive as archive
+from editors.mend import log
+from editors.mend.factors import shapes_of
+from editors.mend.network import seeded
+from editors.mend.settings import MENDSettings
+from editors.mend.training import Records, Training
+from inputs import moments
 
 TASKS = discover("tasks", "TASK")
 LM = tiny("gpt2")
@@ -58,7 +61,7 @@ def test_mend_archives(draw: Any, tmp_path: Path) -> None:
 )
 def test_mend_metrics_of_a_killed_run(content: bytes, tmp_path: Path) -> None:
     """They are read up to the first line that is none."""
-    for record in _mend_log._read(put(tmp_path, "metrics.jsonl", content)):
+    for record in log._read(put(tmp_path, "metrics.jsonl", content)):
         int(record["iteration"])
 
 
@@ -136,12 +139,12 @@ MOMENTS = Corpus("x", 5, Path()).file(LM, 1).as_posix()
 READERS: dict[str, tuple[str, Any]] = {
     **{name: (f"d/{t.file}", lambda p, t=t: t.samples(p)) for name, t in TASKS.items() if name != "dialogue"},
     "dialogue": ("d/dev_1.txt", lambda p: TASKS["dialogue"].samples(p.parent)),
-    "edits": ("zsre.json", lambda p: data.edits(p, 0, 1, 1)),
-    "training": ("zsre.json", data.training),
+    "edits": ("zsre.json", lambda p: readers.edits(p, 0, 1, 1)),
+    "training": ("zsre.json", readers.training),
     "settings": ("s.yaml", lambda p: [hparams.load(MENDSettings, p)]),
     "result": ("r.json", lambda p: [results.existing(p.with_suffix(""), {}, False)]),
     "archive": ("a.safetensors", archive.load),
-    "metrics": ("metrics.jsonl", _mend_log._read),
+    "metrics": ("metrics.jsonl", log._read),
     "moments": (MOMENTS, lambda p: second_moments(LM, [1], Corpus("x", 5, p.parents[2]))),
     "model": ("m/config.json", lambda p: [model.load(p.parent, "m", "cpu")]),
 }

@@ -16,9 +16,9 @@ from transformers import AutoTokenizer
 
 from core import metrics
 from core.errors import UserError
-from core.model import LM
+from core.lm.model import LM
+from core.lm.tokens import continuation, encode, in_template, target_ids
 from core.registry import discover
-from core.tokens import continuation, encode, in_template, target_ids
 from core.types import Completion, Edit, Measure, Sample, Score
 from tasks import _entities as entities
 from tasks._label import read_label

@@ -1,4 +1,4 @@
-"""core.journal: completions that outlive the run that made them."""
+"""experiment.journal: completions that outlive the run that made them."""
 
 import json
 from pathlib import Path
@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from core.errors import UserError
-from core.journal import Journal
 from core.types import Completion
+from experiment.journal import Journal
 
 MADE = {
     3: Completion("a\nb\u2028", "yes", False),

@@ -54,7 +54,7 @@ def test_a_signal_in_a_destructor_is_not_lost() -> None:
     """Python drops what is raised in a destructor, and prints a traceback: neither is to happen."""
     code = """
 import os, signal, sys, time
-from core.cli import script
+from core.script import script
 class Closing:
     def __del__(self):
         os.kill(os.getpid(), signal.SIGTERM)
@@ -73,7 +73,7 @@ script(main)
 def test_an_error_after_a_signal_is_what_the_signal_cut_off(error: str) -> None:
     code = f"""
 import os, signal, time
-from core.cli import script
+from core.script import script
 from core.errors import UserError
 def main():
     try:
@@ -89,7 +89,7 @@ script(main)
 def test_what_a_signal_leaves_half_made_is_no_error_of_its_own() -> None:
     code = """
 import os, signal
-from core.cli import script
+from core.script import script
 class Bar:
     def __init__(self):
         os.kill(os.getpid(), signal.SIGTERM)
@@ -107,7 +107,7 @@ script(Bar)
 def test_a_signal_when_all_is_done_changes_nothing(number: signal.Signals) -> None:
     code = f"""
 import os
-from core.cli import script
+from core.script import script
 script(lambda: None)
 os.kill(os.getpid(), {int(number)})
 print("done")

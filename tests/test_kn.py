@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 
 from core import hparams
 from core.errors import UserError
-from core.model import LM, load, orient
-from core.tokens import continuation, encode
+from core.lm.model import LM, load, orient
+from core.lm.tokens import continuation, encode
 from core.types import Edit
 from editors.kn import KN, KNSettings
 

@@ -1,4 +1,4 @@
-"""core.lock: one at a time, whoever was killed holds nothing, and the refusal says who is at work."""
+"""core.disk.lock: one at a time, whoever was killed holds nothing, and the refusal says who is at work."""
 
 import errno
 import fcntl
@@ -19,16 +19,16 @@ from typing import Any
 import pytest
 from conftest import ROOT
 
-from core import lock
+from core.disk import lock
+from core.disk.lock import held
 from core.errors import UserError
-from core.lock import held
 
-HOLD = "import sys, time; from pathlib import Path; from core.lock import held\nwith held([Path(sys.argv[1])]):\n"
+HOLD = "import sys, time; from pathlib import Path; from core.disk.lock import held\nwith held([Path(sys.argv[1])]):\n"
 COUNT = """
 import os, sys
 from pathlib import Path
 from core.errors import UserError
-from core.lock import held
+from core.disk.lock import held
 lock, log = Path(sys.argv[1]), Path(sys.argv[2])
 made = 0
 while made < 30:

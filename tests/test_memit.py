@@ -11,13 +11,13 @@ from safetensors.torch import load_file
 from tiny_settings import TARGET, corpus
 
 from core import hparams
-from core.editing import edit_model
 from core.errors import UserError
-from core.model import LM, load
+from core.lm.model import LM, load
+from core.lm.weights import add_
 from core.types import Edit
-from core.weights import add_
-from editors import _target
+from editors import _value
 from editors.memit import MEMIT, MEMITSettings, factorise, spread
+from experiment.editing import edit_model
 
 TEMPLATES = ("{}", "The first day. {}", "In this section, the text says that. {}")
 
@@ -70,7 +70,7 @@ def test_several_edits_at_a_time_stop_each_on_its_own(lm: LM, edits, tmp_path, m
     hp = settings(tmp_path, v_num_grad_steps=12, clamp_norm_factor=20.0, v_weight_decay=0.0, kl_factor=0.0)
     one, many = (MEMIT(lm, dataclasses.replace(hp, edit_batch=size)) for size in (1, 4))
     one.deltas(edits)
-    monkeypatch.setattr(_target, "GOOD_ENOUGH", sorted(one.notes["loss_last"])[1] + 1e-3)  # two of four get there
+    monkeypatch.setattr(_value, "GOOD_ENOUGH", sorted(one.notes["loss_last"])[1] + 1e-3)  # two of four get there
     close(many.deltas(edits), one.deltas(edits), 1e-3)
     assert many.notes["forwards"] == one.notes["forwards"]
     assert len(set(one.notes["forwards"])) > 1

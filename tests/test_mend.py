@@ -12,20 +12,20 @@ from reference import mend as naive
 from safetensors.torch import load_file
 from torch import Tensor
 
-from core import data, hparams
-from core.editing import edit_model
+from core import hparams, readers
 from core.errors import UserError
-from core.model import LM, load, orient
-from core.tokens import Padded
+from core.lm.model import LM, load, orient
+from core.lm.tokens import Padded
+from core.lm.weights import add_, preserved
 from core.types import Edit
-from core.weights import add_, preserved
-from editors import _mend_archive as archive
 from editors import mend
-from editors._mend_factors import Asked, ask, edited, gradient_factors, shapes_of
-from editors._mend_net import Factors, Network, Statistics, seeded
-from editors._mend_outcome import outcome
-from editors._mend_settings import BEST, MENDSettings
 from editors.mend import MEND
+from editors.mend import archive as archive
+from editors.mend.factors import Asked, ask, edited, gradient_factors, shapes_of
+from editors.mend.network import Factors, Network, Statistics, seeded
+from editors.mend.outcome import outcome
+from editors.mend.settings import BEST, MENDSettings
+from experiment.editing import edit_model
 
 CASE = GOLDEN / "mend-gpt2"
 Check = Callable[[LM], Callable[[], None]]
@@ -232,7 +232,7 @@ def test_golden(tag: str) -> None:
     """
     lm = load(GOLDEN / "models/gpt2-tiny", "gpt2-tiny", "cpu")
     hp = hparams.load(MENDSettings, CASE / "hparams.yaml")
-    records = data.edit_records(CASE / "zsre.json")
+    records = readers.edit_records(CASE / "zsre.json")
     asked = ask(lm, [(e.prompt, e.target) for e in (records[i] for i in (0, 1, 3))])
     t = asked.tokens
     slipped = Asked(

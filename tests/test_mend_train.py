@@ -13,17 +13,18 @@ from conftest import ROOT, tiny
 from safetensors.torch import load_file
 
 import train_MEND
-from core import data, quality
+from core import readers
 from core.errors import UserError
-from core.model import LM
+from core.lm.model import LM
+from core.lm.weights import add_, preserved
 from core.types import Edit
-from core.weights import add_, preserved
-from editors import _mend_train as train
-from editors._mend_archive import LAST
-from editors._mend_log import CURVES, METRICS
-from editors._mend_settings import BEST, MENDSettings
-from editors._mend_train import Records, Training
 from editors.mend import MEND
+from editors.mend import training as train
+from editors.mend.archive import LAST
+from editors.mend.log import CURVES, METRICS
+from editors.mend.settings import BEST, MENDSettings
+from editors.mend.training import Records, Training
+from experiment import quality
 
 SAMPLE = ROOT / "data/sample/training-data"
 
@@ -37,8 +38,8 @@ def settings(lm: LM, **more: object) -> MENDSettings:
 
 @pytest.fixture(scope="module")
 def records() -> Records:
-    edits = data.training(SAMPLE / "zsre_mend_train.json")
-    return Records(edits[:30], data.training(SAMPLE / "zsre_mend_eval.json")[:3], {"train": {"sha256": "x"}})
+    edits = readers.training(SAMPLE / "zsre_mend_train.json")
+    return Records(edits[:30], readers.training(SAMPLE / "zsre_mend_eval.json")[:3], {"train": {"sha256": "x"}})
 
 
 def success(lm: LM, hp: MENDSettings, edits: list[Edit]) -> float:

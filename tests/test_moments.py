@@ -1,165 +1,231 @@
-"""`prepare.py stats`: second moments fetched where published, computed otherwise, and left alone where they are."""
+"""core.lm.moments: second moments against brute force, the authors' file layout, and files that are refused."""
 
-import io
-import re
-import sys
-from collections.abc import Iterator
+import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import yaml
-from conftest import ROOT
-from fake_hub import FakeHub, serving
+import torch
+from conftest import GOLDEN, tiny
+from torch import Tensor
 
-import prepare as prepare_script
-from core import cli, moments, stats
-from core.cli import Parser
 from core.errors import UserError
-from core.model import load
-from core.registry import discover
-from core.stats import Corpus, second_moments
-
-EDITORS = discover("editors", "EDITOR")
-WIDTH, DOCUMENTS = 128, 20
-MODULE = "transformer.h.{}.mlp.c_proj"
-
-
-@pytest.fixture
-def server() -> Iterator[FakeHub]:
-    with serving(FakeHub()) as fake:
-        yield fake
+from core.lm import moments
+from core.lm.hooks import trace
+from core.lm.model import LM, load
+from core.lm.moments import Corpus, documents, second_moments
+from core.lm.tokens import encode
+from core.lm.weights import add_
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Path:
-    """MEMIT's settings for the tiny model: layers 1 and 2, moments over 20 documents of wikipedia."""
-    values = yaml.safe_load((ROOT / "hparams/MEMIT/gpt2-xl.yaml").read_text(encoding="utf-8"))
-    values |= {"layers": [1, 2], "v_loss_layer": 3, "mom2_n_samples": DOCUMENTS, "stats_dir": str(tmp_path / "stats")}
-    path = tmp_path / "memit.yaml"
-    path.write_text(yaml.safe_dump(values), encoding="utf-8")
-    return path
+def texts(tmp_path: Path) -> Path:
+    """30 documents of very different lengths, in two files; one is longer than the context."""
+    draw = random.Random(0)
+    words = ("the", "first", "day", "of", "Anna", "Bell", "is", "a", "word")
+    made = [" ".join(draw.choices(words, k=1 + i * i // 12)) for i in range(30)]
+    folder = tmp_path / "texts"
+    (folder / "deeper").mkdir(parents=True)
+    (folder / "a.txt").write_text("\n\n".join(made[:20]))
+    (folder / "deeper/b.txt").write_text("\n\n \n\n".join([*made[20:], "word " * 200]))
+    (folder / "not.md").write_text("no text of the corpus")
+    return folder
 
 
-def published(width: int = WIDTH, documents: int = DOCUMENTS, spoil: float = 0.0) -> bytes:
-    """A file as the ROME authors' code writes it."""
-    keys = np.random.default_rng(0).normal(size=(500, width)).astype(np.float32)
-    total = keys.T @ keys
-    total[0, 1] += spoil
-    file = io.BytesIO()
-    arrays: dict[str, Any] = {"mom2.constructor": "util.runningstats.SecondMoment()", "mom2.mom2": total}
-    np.savez(file, **arrays, **{"mom2.count": 500, "sample_size": documents})
-    return file.getvalue()
+def brute_force(lm: LM, chosen: list[str], layer: int) -> Tensor:
+    """C: one text at a time, one token at a time, the whole model."""
+    total, count = torch.zeros(0), 0
+    for text in chosen:
+        row = encode(lm, text)[: lm.context]
+        with torch.no_grad(), trace(lm.model, lm.mlp_out(layer)) as seen:
+            lm.model(torch.tensor([row]))
+        for key in seen[lm.mlp_out(layer)].input[0].double():
+            total = torch.outer(key, key) if count == 0 else total + torch.outer(key, key)
+            count += 1
+    return total / count
 
 
-def address(layer: int) -> str:
-    return f"stats/tiny-gpt2/wikipedia_stats/{MODULE.format(layer)}_float32_mom2_{DOCUMENTS}.npz"
+def assert_close(found: Tensor, wanted: Tensor) -> None:
+    assert found.shape == wanted.shape
+    assert (found - wanted).abs().max() <= 1e-5 * wanted.abs().max()
 
 
-def prepare(model: Path, settings: Path, server: FakeHub | None = None, method: str = "MEMIT") -> None:
-    parser = Parser()
-    moments.add_arguments(parser)
-    url = f"{server.url}/stats/" if server else "http://127.0.0.1:9"
-    arguments = [str(model), "--hparams", str(settings), "--url", url, "--device", "cpu", "--method", method]
-    moments.prepare(parser.parse_args(arguments), EDITORS)
+def test_equals_brute_force(lm: LM, texts: Path, tmp_path: Path) -> None:
+    """Padding would show: rows of 1 to 128 tokens share batches."""
+    corpus = Corpus(str(texts), 31, tmp_path / "stats")
+    found = second_moments(lm, (0, 2), corpus)
+    for layer in (0, 2):
+        assert_close(found[layer], brute_force(lm, documents(str(texts), 31), layer))
+    assert found[0].dtype == torch.float64
 
 
-def test_published_files_are_fetched_and_serve_the_editor(
-    server: FakeHub, settings: Path, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_small_batches_and_one_layer_at_a_time_give_the_same(
+    lm: LM, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server.plain = {address(layer): published() for layer in (1, 2)}
-    prepare(tiny_folder, settings, server)
-    out = capsys.readouterr().out
-    assert out.count(f" fetched from {server.url}/stats/tiny-gpt2/wikipedia_stats/") == 2
-    lm = load(tiny_folder, "tiny-gpt2", "cpu")
-    corpus = Corpus("wikipedia", DOCUMENTS, tmp_path / "stats")
-    found = second_moments(lm, [1, 2], corpus)
-    assert found[1].shape == (WIDTH, WIDTH)
-    assert float(found[1].trace()) == pytest.approx(WIDTH, rel=0.05)
-    assert not list((tmp_path / "stats").glob(".*"))
-    server.requests.clear()
-    prepare(tiny_folder, settings, server)
-    assert capsys.readouterr().out.count(" is already there\n") == 2
-    assert server.requests == []
+    at_once = second_moments(lm, (1, 2), Corpus(str(texts), 31, tmp_path / "at once"))
+    monkeypatch.setattr(moments, "BATCH_ROWS", 2)
+    for layer in (1, 2):
+        alone = second_moments(lm, (layer,), Corpus(str(texts), 31, tmp_path / "alone"))
+        assert_close(alone[layer], at_once[layer])
 
 
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        (None, "the server answers 404"),
-        (b"no archive", "not a file of second moments"),
-        (published(width=16), r"expected finite sums \(128, 128\) over tokens, found \(16, 16\)"),
-        (published(documents=7), "made from 7 documents, the settings want 20"),
-        (published(spoil=900.0), "not symmetric"),
-        (published(spoil=np.inf), "expected finite sums"),
-    ],
-    ids=["absent", "garbage", "another width", "other documents", "not symmetric", "infinite"],
-)
-def test_what_is_not_published_well_is_computed(
-    content: bytes | None,
-    reason: str,
-    server: FakeHub,
-    settings: Path,
-    tiny_folder: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+def test_the_documents_are_the_first_of_the_shuffled_corpus(texts: Path) -> None:
+    whole = moments._text_files(texts)
+    assert len(whole) == 31  # the blank one is none
+    random.Random(1).shuffle(whole)
+    assert documents(str(texts), 7) == whole[:7]
+
+
+def test_a_pass_stops_at_the_deepest_layer(texts: Path, tmp_path: Path) -> None:
+    lm, ran = tiny("gpt2"), []
+    lm.module(lm.block(2)).register_forward_pre_hook(lambda *_: ran.append(2))
+    lm.module(lm.block(1)).register_forward_pre_hook(lambda *_: ran.append(1))
+    second_moments(lm, (0, 1), Corpus(str(texts), 31, tmp_path))
+    assert set(ran) == {1}
+
+
+def test_the_file_has_the_authors_layout(texts: Path, tmp_path: Path) -> None:
+    lm = tiny("gpt2")
+    found = second_moments(lm, (1,), Corpus(str(texts), 31, tmp_path))
+    (path,) = tmp_path.glob("tiny-gpt2/*_stats/*")
+    assert path.name == "transformer.h.1.mlp.c_proj_float32_mom2_31.npz"
+    tokens = sum(len(encode(lm, text)[: lm.context]) for text in documents(str(texts), 31))
+    with np.load(path) as stored:
+        assert stored["mom2.mom2"].dtype == np.float32
+        assert stored["mom2.mom2"].shape == (128, 128)
+        assert int(stored["mom2.count"]) == tokens
+        assert int(stored["sample_size"]) == 31
+        assert stored["mom2.constructor"].dtype.kind == "U"
+        assert torch.equal(torch.from_numpy(stored["mom2.mom2"]).double() / tokens, found[1])
+    assert Corpus("wikipedia", 5, Path("s")).file(lm, 3) == Path(
+        "s/tiny-gpt2/wikipedia_stats/transformer.h.3.mlp.c_proj_float32_mom2_5.npz"
+    )
+
+
+def test_a_stored_file_is_read_not_made_again(texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lm, corpus = tiny("gpt2"), Corpus(str(texts), 31, tmp_path)
+    first = second_moments(lm, (1,), corpus)
+    monkeypatch.setattr(moments, "_collect", lambda *_: pytest.fail("collected again"))
+    assert torch.equal(second_moments(lm, (1,), corpus)[1], first[1])
+
+
+def test_published_files_load() -> None:
+    lm = load(GOLDEN / "models/gpt2-tiny", "gpt2-tiny")
+    corpus = Corpus("wikipedia", 600, GOLDEN / "rome-gpt2-1/stats")
+    found = second_moments(lm, (2,), corpus)[2]
+    with np.load(corpus.file(lm, 2)) as stored:
+        assert "model_sha256" not in stored  # not one of ours
+        wanted = stored["mom2.mom2"].astype(np.float64) / int(stored["mom2.count"])
+    assert np.array_equal(found.numpy(), wanted)
+    assert np.linalg.eigvalsh(wanted).min() > 0
+
+
+def test_self_generated(lm: LM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deterministic whatever the run's seed; and equal to the moments over the very texts that were drawn."""
+    monkeypatch.setattr(moments, "GENERATED_TOKENS", 12)
+    monkeypatch.setattr(moments, "BATCH_ROWS", 4)
+    drawn, sample = [], moments.sample
+
+    def spy(lm: LM, rows: list[list[int]], n: int, generator: torch.Generator) -> Tensor:
+        new = sample(lm, rows, n, generator)
+        drawn.extend(start + row[:-1] for start, row in zip(rows, new.tolist(), strict=True))
+        return new
+
+    monkeypatch.setattr(moments, "sample", spy)
+    torch.manual_seed(1)
+    found = second_moments(lm, (0, 2), Corpus("self-generated", 10, tmp_path / "a"))
+    texts = list(drawn)
+    assert [len(row) for row in texts] == [12] * 10
+    assert len({tuple(row) for row in texts}) == 10
+    assert {row[0] for row in texts} == {lm.tokenizer.bos_token_id}
+    for layer in (0, 2):
+        with torch.no_grad(), trace(lm.model, lm.mlp_out(layer)) as seen:
+            lm.model(torch.tensor(texts))
+        keys = seen[lm.mlp_out(layer)].input.flatten(0, 1).double()
+        assert_close(found[layer], keys.T @ keys / len(keys))
+    torch.manual_seed(2)
+    again = second_moments(lm, (2,), Corpus("self-generated", 10, tmp_path / "b"))
+    assert torch.equal(again[2], found[2])
+
+
+def test_the_model_is_only_read(
+    lm: LM, texts: Path, tmp_path: Path, unchanged: Callable[[LM], Callable[[], None]]
 ) -> None:
-    server.plain = {address(1): published()} | ({address(2): content} if content else {})
-    texts = [f"Document {i} is about the number {i} and nothing else." for i in range(30)]
-    monkeypatch.setattr(stats, "_wikipedia", lambda: texts)
-    prepare(tiny_folder, settings, server)
-    out, err = capsys.readouterr()
-    assert out.count("fetched from") == 1
-    assert out.count("mlp.c_proj_float32_mom2_20.npz computed") == 1
-    lines = [line for line in err.splitlines() if line.startswith("layer 2: ")]
-    assert len(lines) == 1
-    assert re.search(reason, lines[0])
-    file = tmp_path / "stats/tiny-gpt2/wikipedia_stats" / Path(address(2)).name
-    with np.load(file) as stored:
-        assert stored["mom2.mom2"].shape == (WIDTH, WIDTH)
-        assert int(stored["sample_size"]) == DOCUMENTS
+    check = unchanged(lm)
+    second_moments(lm, (1,), Corpus(str(texts), 5, tmp_path))
+    second_moments(lm, (1,), Corpus("self-generated", 2, tmp_path))
+    check()
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in lm.model.modules())
 
 
-def test_another_corpus_is_computed_at_once(
-    server: FakeHub, settings: Path, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    values = yaml.safe_load(settings.read_text(encoding="utf-8")) | {"mom2_dataset": "self-generated"}
-    settings.write_text(yaml.safe_dump(values), encoding="utf-8")
-    prepare(tiny_folder, settings, server)
-    assert server.requests == []
-    assert capsys.readouterr().out.count(" computed\n") == 2
-    assert len(list((tmp_path / "stats/tiny-gpt2/self-generated_stats").iterdir())) == 2
+# --- refused -------------------------------------------------------------------------------------------------------
 
 
-def test_methods_that_need_none(tiny_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for method in ("ROME", "KN"):
-        prepare(tiny_folder, ROOT / f"hparams/{method}/gpt2-xl.yaml", method=method)
-        assert f"{method} needs no second moments for tiny-gpt2" in capsys.readouterr().out
+def test_a_file_of_another_model_or_number_is_refused(texts: Path, tmp_path: Path) -> None:
+    lm, corpus = tiny("gpt2"), Corpus(str(texts), 5, tmp_path)
+    second_moments(lm, (1,), corpus)
+    other = tiny("gpt2", seed=1)
+    assert other.fingerprint != lm.fingerprint
+    with pytest.raises(UserError, match="made with another model of the name 'tiny-gpt2'"):
+        second_moments(other, (1,), corpus)
+    more = Corpus(str(texts), 6, tmp_path)
+    corpus.file(lm, 1).rename(more.file(lm, 1))
+    with pytest.raises(UserError, match="made from 5 documents, the settings want 6"):
+        second_moments(lm, (1,), more)
 
 
-def test_as_a_command(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    file = str(ROOT / "hparams/KN/gpt2-xl.yaml")
-    monkeypatch.setattr(sys, "argv", ["prepare.py", "stats", str(tiny_folder), "--method", "KN", "--hparams", file])
-    cli.script(prepare_script.main)
-    assert capsys.readouterr().out.startswith("KN needs no second moments")
+def test_the_moments_of_an_edited_model_are_those_of_the_model_on_disk(texts: Path, tmp_path: Path) -> None:
+    lm = load(GOLDEN / "models/gpt2-tiny", "gpt2-tiny")
+    before = lm.fingerprint
+    name = f"{lm.mlp_out(0)}.weight"
+    add_(lm.model, {name: torch.ones_like(lm.model.get_parameter(name))})
+    assert lm.fingerprint == before
 
 
-def test_mistakes(tiny_folder: Path, settings: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="unknown method 'MEMITT': did you mean 'MEMIT'"):
-        prepare(tiny_folder, settings, method="MEMITT")
-    with pytest.raises(UserError, match=r"no model '.*nowhere'"):
-        prepare(tmp_path / "nowhere", settings)
-    with pytest.raises(UserError, match=r"layers \[13, 14, 15, 16, 17\] and v_loss_layer 47: 'tiny-gpt2' has layers 0"):
-        prepare(tiny_folder, ROOT / "hparams/MEMIT/gpt2-xl.yaml")
-    (tmp_path / "bad").mkdir()
-    (tmp_path / "bad/config.json").write_text('{"model_type": "no such type"}')
-    with pytest.raises(UserError, match=r"cannot read the model at .*bad: "):
-        prepare(tmp_path / "bad", settings)
+@pytest.mark.parametrize("content", [b"", b"not a zip", b"PK\x03\x04 cut off", "npy", "keys"])
+def test_a_damaged_file_is_refused(content: Any, texts: Path, tmp_path: Path) -> None:
+    lm, corpus = tiny("gpt2"), Corpus(str(texts), 5, tmp_path)
+    path = corpus.file(lm, 1)
+    path.parent.mkdir(parents=True)
+    with path.open("wb") as file:
+        if content == "npy":
+            np.save(file, np.ones(3))
+        elif content == "keys":
+            np.savez(file, sample_size=np.array(5))
+        else:
+            file.write(content)
+    with pytest.raises(UserError, match=f"{path.name}: not a file of second moments"):
+        second_moments(lm, (1,), corpus)
 
 
-def test_the_skeleton_has_no_weights(tiny_folder: Path) -> None:
-    lm = moments.skeleton(tiny_folder, "tiny-gpt2")
-    assert all(parameter.is_meta for parameter in lm.model.parameters())
-    assert lm.fingerprint == load(tiny_folder, "tiny-gpt2", "cpu").fingerprint
+def test_a_corpus_that_is_not_to_be_had(texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="31 documents, but mom2_n_samples asks for 32"):
+        documents(str(texts), 32)
+    with pytest.raises(UserError, match="expected wikipedia, self-generated or UTF-8 text files"):
+        documents("wikipedai", 1)
+    (tmp_path / "latin.txt").write_bytes("é".encode("latin-1"))
+    with pytest.raises(UserError, match="expected wikipedia, self-generated or UTF-8 text files"):
+        documents(str(tmp_path / "latin.txt"), 1)
+
+    def offline(*_: Any, **__: Any) -> None:
+        raise ConnectionError("no network\nat all")
+
+    monkeypatch.setattr("datasets.load_dataset", offline)
+    with pytest.raises(UserError, match=r"^[^\n]*self-generated[^\n]*ConnectionError: no network\)$"):
+        documents("wikipedia", 1)
+
+
+def test_a_write_that_fails_leaves_nothing(texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    lm, corpus = tiny("gpt2"), Corpus(str(texts), 5, tmp_path / "stats")
+    for place in ("os.replace", "numpy.savez"):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, full)
+            with pytest.raises(UserError, match="No space left on device; stats_dir"):
+                second_moments(lm, (1,), corpus)
+        assert not [path for path in (tmp_path / "stats").rglob("*") if path.is_file()]
+    assert second_moments(lm, (1,), corpus)

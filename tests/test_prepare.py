@@ -14,11 +14,12 @@ import pytest
 from conftest import ROOT
 
 import prepare
-from core import check, data, embedded
-from core.cli import script
-from core.embedded import GGUF, prepare_embedded
+from core import readers
 from core.errors import UserError
 from core.registry import discover
+from core.script import script
+from inputs import check, embedded
+from inputs.embedded import GGUF, prepare_embedded
 
 OFFICIAL = ROOT.parent / "shared/realdata/data"
 TASKS = discover("tasks", "TASK")
@@ -152,13 +153,13 @@ def test_the_sample_data_is_what_the_issue_asks_for() -> None:
     assert int(counts["zsre_mend_train.json"]) >= 800
     assert int(counts["zsre_mend_eval.json"]) >= 100
     sets = [
-        {edit.subject for edit in data.edit_records(ROOT / "data/sample" / name)}
+        {edit.subject for edit in readers.edit_records(ROOT / "data/sample" / name)}
         for name in ("edited-data/zsre.json", "training-data/zsre_mend_train.json", "training-data/zsre_mend_eval.json")
     ]
     assert not sets[0] & sets[1]
     assert not sets[0] & sets[2]
     assert not sets[1] & sets[2]
-    for edit in data.edit_records(ROOT / "data/sample/edited-data/zsre.json"):
+    for edit in readers.edit_records(ROOT / "data/sample/edited-data/zsre.json"):
         assert edit.subject in edit.prompt
         assert edit.rephrase
         assert edit.locality

@@ -10,8 +10,9 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from core import cli, published, session
+from core import published
 from core.registry import discover
+from experiment import cli, run
 
 TASKS = set(discover("tasks", "TASK"))
 
@@ -76,8 +77,8 @@ def test_the_line_beside_a_result(capsys: pytest.CaptureFixture[str]) -> None:
         assert published.line(found).endswith(", on the whole official set)")
     assert published.beside(settings(model={"name": "other"})) is None
     measure = {"value": 0.4, "low": 0.3, "high": 0.5, "n": 3250}
-    session.show(ROOT / "x", {"metrics": {"f1": measure}, "n": 3250, "published": published.beside(settings())})
-    session.show(ROOT / "x", {"metrics": {"f1": measure}, "n": 3250})  # a result of before this line
+    run.show(ROOT / "x", {"metrics": {"f1": measure}, "n": 3250, "published": published.beside(settings())})
+    run.show(ROOT / "x", {"metrics": {"f1": measure}, "n": 3250})  # a result of before this line
     assert capsys.readouterr().out.count("published (as_released): 0.433") == 1
 
 

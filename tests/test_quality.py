@@ -1,4 +1,4 @@
-"""core.quality: probabilities and answers against a plain computation; the table of means worked out by hand."""
+"""experiment.quality: probabilities and answers against a plain computation; the table of means worked out by hand."""
 
 import math
 
@@ -6,12 +6,12 @@ import pytest
 import torch
 from conftest import tiny
 
-from core import quality
-from core.generate import greedy
-from core.model import LM
-from core.quality import Probe, probe, summarize, table
-from core.tokens import encode, target_ids
+from core.lm.generate import greedy
+from core.lm.model import LM
+from core.lm.tokens import encode, target_ids
 from core.types import Edit
+from experiment import quality
+from experiment.quality import Probe, probe, summarize, table
 
 
 def chance(lm: LM, prompt: str, target: str) -> float:

@@ -1,4 +1,4 @@
-"""core.ray_engine on a real Ray cluster of two nodes on this machine: every result once, whatever dies on the way."""
+"""The Ray engine on a real Ray cluster of two nodes on this machine: every result once, whatever dies on the way."""
 
 import json
 import os
@@ -15,15 +15,15 @@ from typing import Any
 import pytest
 
 import sweep
-from core import engines, ray_engine, ray_worker
-from core.edit_session import Plugins
-from core.engines import Outcome
 from core.errors import UserError
-from core.ray_worker import Made, Order
 from core.registry import discover
-from core.sweep import Cell
 from editors.regularizers import NAMES, regularizer
 from editors.rome import ROME
+from experiment.edit_session import Plugins
+from experiment.engines import local, ray_driver, ray_worker
+from experiment.engines.local import Outcome
+from experiment.engines.ray_worker import Made, Order
+from experiment.grid import Cell
 from tests.conftest import ROOT
 from tests.tiny_settings import ROME_YAML
 
@@ -124,9 +124,9 @@ class Setting:
         return Cell(words, edits)
 
     def watch(self) -> None:
-        keep, place = ray_engine.keep, ray_engine.results.place
+        keep, place = ray_driver.keep, ray_driver.results.place
 
-        def kept(job: ray_engine.Job, made: Made) -> None:
+        def kept(job: ray_driver.Job, made: Made) -> None:
             self.received.append(made.stem)
             keep(job, made)
             self.then()
@@ -135,8 +135,8 @@ class Setting:
             self.written[f"{path.parent.name}/{path.name}"] += 1
             place(path, *contents)
 
-        self.patch.setattr(ray_engine, "keep", kept)
-        self.patch.setattr(ray_engine.results, "place", placed)
+        self.patch.setattr(ray_driver, "keep", kept)
+        self.patch.setattr(ray_driver.results, "place", placed)
 
     def result(self, out: str, stem: str) -> tuple[dict[str, Any], str]:
         """A result without what may differ."""
@@ -184,7 +184,7 @@ def swept(cluster: Any, setting: Setting) -> list[Outcome]:
 
     setting.watch()
     setting.then = lose_a_node
-    outcomes = list(ray_engine.run(setting.cells("ray"), setting.plugins, cluster.address))
+    outcomes = list(ray_driver.run(setting.cells("ray"), setting.plugins, cluster.address))
     assert not cluster.worker_nodes
     return outcomes
 
@@ -203,7 +203,7 @@ def test_every_result_is_made_once_though_a_node_is_lost(setting: Setting, swept
 def test_the_results_are_those_of_a_local_sweep(setting: Setting, swept: list[Outcome]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(setting, "written", Counter())
-        assert [outcome.made for outcome in engines.local(setting.cells("local"), setting.plugins, 1)] == [6, 6, 2]
+        assert [outcome.made for outcome in local.local(setting.cells("local"), setting.plugins, 1)] == [6, 6, 2]
     assert setting.files("local") == setting.files("ray")
     for stem in ALL:
         assert setting.result("local", stem) == setting.result("ray", stem)
@@ -217,9 +217,9 @@ def test_what_is_there_is_not_made_again_and_failures_are_one_line(
     for ending in ("json", "jsonl"):
         (setting.folder / "ray/tiny-gpt2" / f"{gone}.{ending}").unlink()
     setting.received.clear()
-    monkeypatch.setattr(ray_engine, "LOSSES", 0)
+    monkeypatch.setattr(ray_driver, "LOSSES", 0)
     failing = [setting.cell("ray", name, edits=1) for name in ("ValueError", "UserError", "Dying", "unknown")]
-    outcomes = {o.cell: o for o in ray_engine.run([*setting.cells("ray"), *failing], setting.plugins, cluster.address)}
+    outcomes = {o.cell: o for o in ray_driver.run([*setting.cells("ray"), *failing], setting.plugins, cluster.address)}
     assert [outcomes[cell].made for cell in [*setting.cells("ray"), *failing]] == [0, 1, 0, 0, 0, 0, 0]
     assert setting.received == [gone]
     assert setting.result("ray", gone) == before
@@ -247,7 +247,7 @@ def test_an_interrupt_stops_the_workers_and_keeps_what_has_arrived(
     setting.then = interrupt
     handler = signal.getsignal(signal.SIGTERM)
     with pytest.raises(KeyboardInterrupt):
-        list(ray_engine.run([setting.cell("stopped", "ROME", "203", 3)], setting.plugins, cluster.address))
+        list(ray_driver.run([setting.cell("stopped", "ROME", "203", 3)], setting.plugins, cluster.address))
     assert not ray.is_initialized()
     assert signal.getsignal(signal.SIGTERM) == handler
     assert setting.files("stopped") == sorted(f"{stem}.{ending}" for stem in first for ending in ("json", "jsonl"))
@@ -295,12 +295,12 @@ def test_flags_of_the_other_engine_are_refused(flags: list[str], message: str, m
 def test_ray_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"pip install -r requirements-cluster\.txt"):
-        ray_engine.run([], Plugins({}, {}, NAMES, regularizer))
+        ray_driver.run([], Plugins({}, {}, NAMES, regularizer))
 
 
 @pytest.mark.parametrize("address", ["ray://127.0.0.1:1", "127.0.0.1:1", "nowhere"])
 def test_a_bad_address_is_one_line(address: str) -> None:
     pytest.importorskip("ray", reason="Ray is not installed: pip install -r requirements-cluster.txt")
     with pytest.raises(UserError) as error:
-        ray_engine.run([], Plugins({}, {}, NAMES, regularizer), address)
+        ray_driver.run([], Plugins({}, {}, NAMES, regularizer), address)
     assert address in str(error.value) and "\n" not in str(error.value)

@@ -9,9 +9,9 @@ from types import ModuleType
 import pytest
 from conftest import ROOT, tiny
 
-from core import cli
 from core.registry import discover
 from core.types import Completion, Edit
+from experiment import cli
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = [line.split("#")[0].strip() for line in re.findall(r"^    (python .*)$", README, re.MULTILINE)]
@@ -44,7 +44,7 @@ def test_commands_parse(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*args: object) -> None:
         raise Reached
 
-    monkeypatch.setattr("core.session.find_model", stop)
+    monkeypatch.setattr("experiment.run.find_model", stop)
     tasks, editors = discover("tasks", "TASK"), discover("editors", "EDITOR")
     plugins = cli.Plugins(tasks, editors, ("rect",), lambda name, keep: lambda w, d: d)
     with pytest.raises(Reached):

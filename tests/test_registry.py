@@ -14,14 +14,14 @@ from test_mend import archived, network
 from tiny_settings import TARGET, corpus
 
 from core import hparams
-from core.cli import MODES
-from core.editing import edit_model
 from core.errors import UserError
-from core.model import LM
-from core.quality import probe
+from core.lm.model import LM
 from core.registry import discover, pick
-from core.run import batches
 from core.types import Edit, Mode
+from experiment.cli import MODES
+from experiment.editing import edit_model
+from experiment.quality import probe
+from experiment.scoring import batches
 
 EDITORS: dict[str, Any] = discover("editors", "EDITOR")
 TASKS: dict[str, Any] = discover("tasks", "TASK")

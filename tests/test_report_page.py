@@ -22,17 +22,18 @@ from matplotlib.lines import Line2D
 from report_samples import TASKS, Edited, make, whole_study
 from tiny_settings import ROME_YAML
 
-from analysis import cli, figures, paper, plot_scores, quotes, tables, words
+from analysis import cli, figures, paper, quotes, tables, words
 from analysis.collect import Setting, results
 from analysis.compare import Difference
+from analysis.plots import scores as plot_scores
 from analysis.study import HEADLINE, Panel, Point, family, studies
 from analysis.tradeoff import Trade
-from core import cli as scripts
-from core.cli import script
 from core.errors import UserError
 from core.registry import discover
+from core.script import script
 from core.types import Measure
 from editors.regularizers import NAMES, regularizer
+from experiment import cli as scripts
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium")

@@ -9,7 +9,8 @@ import pytest
 
 from core import results
 from core.errors import UserError
-from core.results import EditPlan, environment, existing, stem, table, writable, write
+from core.provenance import environment
+from core.results import EditPlan, existing, stem, table, writable, write
 from core.types import Completion, Measure, Sample, Score
 
 SETTINGS = {"task": "NER", "seed": 0, "edit": {"mode": "x", "range": [0, 4, 1]}}

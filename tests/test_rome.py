@@ -13,13 +13,13 @@ from reference import rome as naive
 from tiny_settings import corpus
 
 from core.errors import UserError
-from core.hooks import replaced, trace
-from core.model import LM
-from core.tokens import in_template
+from core.lm.hooks import replaced, trace
+from core.lm.model import LM
+from core.lm.tokens import in_template
+from core.lm.weights import add_
 from core.types import Deltas, Edit
-from core.weights import add_
-from editors import _target, rome
-from editors._target import context_templates, optimise
+from editors import _value, rome
+from editors._value import context_templates, optimise
 from editors.rome import ROME, ROMESettings
 
 TEMPLATES = ("{}", "The first day. {}", "In this section, the text says that. {}", "Therefore it is. {}")
@@ -139,7 +139,7 @@ def test_equals_the_naive_twin_where_it_stops_early(lm: LM, edits: list[Edit], m
     losses = calls[0].losses
     assert len(losses) == 8
     assert sorted(losses, reverse=True) == losses  # small steps: it falls from step to step
-    for module in (_target, naive):
+    for module in (_value, naive):
         monkeypatch.setattr(module, "GOOD_ENOUGH", (losses[2] + losses[3]) / 2)
     found = ROME(lm, hp).deltas([edits[0]])
     assert calls[1].losses == losses[:4]

@@ -13,14 +13,15 @@ from reference import tracing as naive
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import prepare
-from core import hparams, suggest
+from core import hparams
 from core.errors import UserError
-from core.model import LM, hash_folder, load
+from core.lm.model import LM, hash_folder, load
+from core.lm.tracing import Plan, fact_of, plan_for
 from core.registry import discover
-from core.sources import Source
-from core.suggest import Evidence, changes, measure, mlp_weights, template_of
-from core.tracing import Plan, fact_of, plan_for
-from editors._mend_factors import shapes_of
+from editors.mend.factors import shapes_of
+from inputs import suggest
+from inputs.sources import Source
+from inputs.suggest import Evidence, changes, measure, mlp_weights, template_of
 
 EDITORS = discover("editors", "EDITOR")
 PEAKED = Evidence([0.0, 0.3, 0.1, 0.9], 0.5, 0.1, 4, 2, Plan(0.1, 1), Source(Path("zsre.json"), "custom"))

@@ -1,4 +1,4 @@
-"""core.tokens on both kinds of tokenizer: byte-level BPE (gpt2) and sentencepiece-like with a BOS (llama)."""
+"""core.lm.tokens on both kinds of tokenizer: byte-level BPE (gpt2) and sentencepiece-like with a BOS (llama)."""
 
 import random
 
@@ -7,8 +7,8 @@ import torch
 from conftest import tiny
 
 from core.errors import UserError
-from core.model import LM
-from core.tokens import continuation, encode, in_template, pad, split_prompt, target_ids
+from core.lm.model import LM
+from core.lm.tokens import continuation, encode, in_template, pad, split_prompt, target_ids
 from core.types import Edit
 
 BYTES, PIECES = tiny("gpt2"), tiny("llama")

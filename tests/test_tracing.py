@@ -7,11 +7,11 @@ import torch
 from conftest import tiny
 from reference import tracing as naive
 
-from core.generate import greedy
-from core.model import LM
-from core.quality import probe
-from core.tokens import encode
-from core.tracing import Plan, asked, draw, fact_of, plan_for, sigma, traced
+from core.lm.generate import greedy
+from core.lm.model import LM
+from core.lm.tokens import encode
+from core.lm.tracing import Plan, asked, draw, fact_of, plan_for, sigma, traced
+from experiment.quality import probe
 
 PLAN = Plan(0.3, window=2, samples=3)
 

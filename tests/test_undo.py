@@ -17,21 +17,21 @@ from hostile import STANDING, TOTAL
 from tiny_settings import TARGET, corpus
 from torch import nn
 
-from core.generate import complete
-from core.model import LM
-from core.quality import probe
-from core.stats import Corpus, second_moments
+from core.lm.generate import complete
+from core.lm.model import LM
+from core.lm.moments import Corpus, second_moments
+from core.lm.weights import add_, preserved
 from core.types import Edit
-from core.weights import add_, preserved
-from editors import _mend_archive as archive
-from editors._mend_factors import shapes_of
-from editors._mend_net import seeded
-from editors._mend_settings import BEST, MENDSettings
-from editors._mend_train import Records, Training
 from editors.kn import KN, KNSettings
 from editors.memit import MEMIT, MEMITSettings
 from editors.mend import MEND
+from editors.mend import archive as archive
+from editors.mend.factors import shapes_of
+from editors.mend.network import seeded
+from editors.mend.settings import BEST, MENDSettings
+from editors.mend.training import Records, Training
 from editors.rome import ROME, ROMESettings
+from experiment.quality import probe
 
 CALLS = 24 if TOTAL == STANDING else 1_000_000
 FAILURES = (KeyboardInterrupt, torch.OutOfMemoryError, ZeroDivisionError)
@@ -164,7 +164,7 @@ def test_second_moments(lm: LM, dataset: str, tmp_path: Path, monkeypatch: pytes
     made = Corpus(
         dataset if dataset == "self-generated" else str(texts), 2 if dataset == "self-generated" else 6, tmp_path
     )
-    monkeypatch.setattr("core.stats.GENERATED_TOKENS", 4)
+    monkeypatch.setattr("core.lm.moments.GENERATED_TOKENS", 4)
 
     def collect() -> Any:
         for file in tmp_path.rglob("*.npz"):

@@ -1,11 +1,11 @@
-"""core.weights: added once in float32, taken back bit for bit."""
+"""core.lm.weights: added once in float32, taken back bit for bit."""
 
 import pytest
 import torch
 
 from core.errors import UserError
-from core.model import LM
-from core.weights import add_, preserved
+from core.lm.model import LM
+from core.lm.weights import add_, preserved
 
 
 def test_add(lm: LM) -> None:

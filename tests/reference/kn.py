@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from core.hooks import replaced, trace
-from core.model import LM
-from core.tokens import Row, continuation, encode, target_ids
+from core.lm.hooks import replaced, trace
+from core.lm.model import LM
+from core.lm.tokens import Row, continuation, encode, target_ids
 from core.types import Edit
 from editors.kn import KNSettings
 

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from core.hooks import replaced, trace
-from core.model import LM, orient
-from core.tokens import Padded, in_template, pad, target_ids
+from core.lm.hooks import replaced, trace
+from core.lm.model import LM, orient
+from core.lm.tokens import Padded, in_template, pad, target_ids
+from core.lm.weights import add_, preserved
 from core.types import Deltas, Edit
-from core.weights import add_, preserved
 from editors.memit import MEMITSettings
 
 

@@ -1,4 +1,4 @@
-"""MEND's training loss for one update, the slow way: the twin that `editors/_mend_outcome.py` is checked against.
+"""MEND's training loss for one update, the slow way: the twin that `editors/mend/outcome.py` is checked against.
 
 One edit after another, each text in a pass of its own through the whole model; a d_out x d_in matrix for every token,
 summed; the edited model is a functional call with whole edited weights.
@@ -9,11 +9,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from core.model import LM, orient
-from core.tokens import encode, target_ids
+from core.lm.model import LM, orient
+from core.lm.tokens import encode, target_ids
 from core.types import Edit
-from editors._mend_net import Factors, Network
-from editors._mend_settings import MENDSettings
+from editors.mend.network import Factors, Network
+from editors.mend.settings import MENDSettings
 
 
 def read(lm: LM, prompt: str, answer: str, weights: dict[str, Tensor]) -> tuple[Tensor, Tensor]:

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.hooks import replaced, trace
-from core.model import LM, orient
-from core.tokens import Row, encode, in_template, target_ids
+from core.lm.hooks import replaced, trace
+from core.lm.model import LM, orient
+from core.lm.tokens import Row, encode, in_template, target_ids
+from core.lm.weights import add_, preserved
 from core.types import Deltas, Edit
-from core.weights import add_, preserved
 
 GOOD_ENOUGH = 0.05
 

@@ -5,9 +5,9 @@ from contextlib import ExitStack
 import torch
 from torch import Tensor
 
-from core.hooks import replaced, trace
-from core.model import LM
-from core.tracing import Fact, Plan, Traced, draw
+from core.lm.hooks import replaced, trace
+from core.lm.model import LM
+from core.lm.tracing import Fact, Plan, Traced, draw
 
 
 @torch.no_grad()

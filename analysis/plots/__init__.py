@@ -1,0 +1,1 @@
+"""What the report draws: scores as curves, edits and the trade-off as points."""

@@ -1,0 +1,263 @@
+"""A causal language model, its tokenizer, and where its parts are.
+
+Module paths belong to the model family: one row of `PATHS` per `config.model_type`. Adding a family is adding a row.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from core.errors import UserError
+from core.messages import first_line
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+OFFLINE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+"""For every loader of transformers: nothing from the network, no code out of a model's folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """Where a family keeps its parts; `{}` stands for the layer. `mlp_*` are paths inside the block."""
+
+    block: str
+    mlp: str
+    """The module whose output is what the MLP writes."""
+    mlp_in: str
+    """First projection of the MLP, before the non-linearity (the gate, where there is one).
+
+    Its first f outputs, f the width of the keys, go through the non-linearity: all, unless gate and up are one matrix.
+    """
+    mlp_out: str
+    """Down projection of the MLP: its weight W is what ROME and MEMIT edit, its input is the key k."""
+    final_norm: str
+    block_returns_tuple: bool = False
+    needs: Callable[[Any], dict[str, Any]] = lambda config: {}
+    """Values of the configuration without which a model of the family is built otherwise than this row says."""
+
+
+_LLAMA = Paths("model.layers.{}", "mlp", "mlp.gate_proj", "mlp.down_proj", "model.norm")
+
+PATHS = {
+    "gpt2": Paths("transformer.h.{}", "mlp", "mlp.c_fc", "mlp.c_proj", "transformer.ln_f"),
+    "gptj": Paths("transformer.h.{}", "mlp", "mlp.fc_in", "mlp.fc_out", "transformer.ln_f", True),
+    "gpt_neox": Paths(
+        "gpt_neox.layers.{}", "mlp", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h", "gpt_neox.final_layer_norm"
+    ),
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "qwen2": _LLAMA,
+    "qwen3": _LLAMA,
+    "gemma3_text": _LLAMA,
+    "phi3": replace(_LLAMA, mlp_in="mlp.gate_up_proj"),
+    "opt": Paths(
+        "model.decoder.layers.{}",
+        "fc2",  # no module holds the MLP as a whole: what its last projection returns is its output
+        "fc1",
+        "fc2",
+        "model.decoder.final_layer_norm",
+        needs=lambda config: {  # unlike opt-350m
+            "do_layer_norm_before": True,
+            "_remove_final_layer_norm": False,
+            "word_embed_proj_dim": config.hidden_size,
+        },
+    ),
+}
+
+
+class LM:
+    """A model ready to be scored and edited: evaluation mode, no parameter requires a gradient.
+
+    `name` names its settings and results; `folder` is where it was loaded from (None for a model built in memory).
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: Any, name: str, folder: Path | None = None) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.name = name
+        self.folder = folder
+        self.paths = paths_of(model.config, name)
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs go: that of the embeddings, for a model spread over several."""
+        return device_of(self.model.get_input_embeddings())
+
+    @property
+    def loss_scale(self) -> float:
+        """What a loss is multiplied by before it goes back through the model, and its gradient divided by after.
+
+        float16 ends at 6e-8, where gradients are 0; the other types reach as far down as float32.
+        """
+        return 1024.0 if self.model.dtype == torch.float16 else 1.0
+
+    @property
+    def n_layers(self) -> int:
+        return int(self.model.config.num_hidden_layers)
+
+    @property
+    def context(self) -> int:
+        """Longest input in tokens."""
+        return int(self.model.config.max_position_embeddings)
+
+    @property
+    def pad_id(self) -> int:
+        """Any valid id: padded positions are masked and never decoded."""
+        return next((i for i in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id) if i is not None), 0)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the configuration and weights on disk; of the tensors themselves for a model built in memory."""
+        if self.folder is not None:
+            return hash_folder(self.folder)
+        digest = hashlib.sha256()
+        for name, tensor in self.model.state_dict().items():
+            digest.update(name.encode() + tensor.float().cpu().numpy().tobytes())
+        return digest.hexdigest()
+
+    @cached_property
+    def embeddings(self) -> str:
+        """Name of the input embeddings' weight."""
+        module = self.model.get_input_embeddings()
+        return next(f"{name}.weight" for name, found in self.model.named_modules() if found is module)
+
+    def block(self, layer: int) -> str:
+        return self.paths.block.format(layer)
+
+    def mlp(self, layer: int) -> str:
+        return f"{self.block(layer)}.{self.paths.mlp}"
+
+    def mlp_in(self, layer: int) -> str:
+        return f"{self.block(layer)}.{self.paths.mlp_in}"
+
+    def mlp_out(self, layer: int) -> str:
+        return f"{self.block(layer)}.{self.paths.mlp_out}"
+
+    def key_width(self, layer: int) -> int:
+        """f, the length of a key: the inputs of the MLP's down projection."""
+        module = self.module(self.mlp_out(layer))
+        return orient(module, module.get_parameter("weight")).shape[1]
+
+    def module(self, path: str) -> nn.Module:
+        module: nn.Module = self.model.get_submodule(path)
+        return module
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Vocabulary logits of final hidden states: (..., d) -> (..., vocabulary)."""
+        head = self.model.get_output_embeddings()
+        logits: Tensor = head(hidden.to(device_of(head)))
+        return logits
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where a module with a weight computes; accelerate brings an offloaded weight there when it is needed."""
+    place = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
+    return module.get_parameter("weight").device if place is None else torch.device(place)
+
+
+def hash_folder(folder: Path) -> str:
+    """SHA-256 over the names and contents of a model folder's config.json and weight files."""
+    digest = hashlib.sha256()
+    try:
+        for file in sorted([folder / "config.json", *folder.glob("*.safetensors"), *folder.glob("*.bin")]):
+            digest.update(file.name.encode())
+            with file.open("rb") as stream:
+                while chunk := stream.read(1 << 24):
+                    digest.update(chunk)
+    except OSError as error:
+        raise UserError(f"cannot read the model at {folder}: {error.strerror}") from error
+    return digest.hexdigest()
+
+
+def paths_of(config: Any, name: str) -> Paths:
+    """The table row for this model's family. Raises UserError if there is none."""
+    if config.model_type not in PATHS:
+        raise UserError(
+            f"model '{name}' is of family '{config.model_type}', which has no row in the table of core/lm/model.py; "
+            f"known families: {', '.join(sorted(PATHS))}"
+        )
+    row = PATHS[config.model_type]
+    for key, value in row.needs(config).items():
+        if getattr(config, key) != value:
+            raise UserError(
+                f"model '{name}' is a variant of '{config.model_type}' that cannot be edited: its config.json says "
+                f"{key}: {getattr(config, key)}, expected {value}"
+            )
+    return row
+
+
+def orient(module: nn.Module, update: Tensor) -> Tensor:
+    """A (d_out, d_in) update in the layout the module stores: Conv1D keeps its weight as (d_in, d_out)."""
+    return update.T if isinstance(module, Conv1D) else update
+
+
+def load(
+    folder: Path,
+    name: str,
+    device: str | None = None,
+    dtype: str = "float32",
+    *,
+    device_map: str | dict[str, Any] | None = None,
+    attn: str | None = None,
+) -> LM:
+    """Load a Hugging Face folder from disk (never from the network, never running code it contains).
+
+    `device_map` spreads the layers over several devices (accelerate), `attn` names an implementation of attention.
+    Raises UserError for a folder that is not a readable model or whose family has no table row.
+    """
+    if device and device_map:
+        raise UserError("--device-map places the layers itself: leave --device out")
+    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if not (folder / "config.json").is_file():
+        raise UserError(f"no model at {folder}: config.json is missing; run `python prepare.py model {name}`")
+    try:
+        config = AutoConfig.from_pretrained(folder, **OFFLINE)
+    except Exception as error:  # the loaders raise many kinds, all of which mean that the files are at fault
+        raise UserError(f"cannot read the model at {folder}: {first_line(error)}") from error
+    paths_of(config, name)  # before gigabytes are read
+    given = {"dtype": DTYPES[dtype], "device_map": device_map, "attn_implementation": attn}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, **OFFLINE)
+        model = _weights(folder, {key: value for key, value in given.items() if value is not None})
+        if not device_map:
+            model.to(place)
+    except UserError:
+        raise
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"model '{name}' does not fit on {place}; try --dtype bfloat16, --device-map auto or --device cpu"
+        ) from error
+    except Exception as error:  # as above, and whatever torch says of a device that is not there
+        raise UserError(f"cannot load the model at {folder} onto {device_map or place}: {first_line(error)}") from error
+    if not tokenizer("a")["input_ids"]:  # the loader makes up an empty tokenizer if there is none
+        raise UserError(f"the model at {folder} has no tokenizer: tokenizer.json or the like is missing")
+    return LM(model, tokenizer, name, folder)
+
+
+def _weights(folder: Path, given: dict[str, Any]) -> Any:
+    """The model of a folder, every one of whose weights is in its files. UserError if one is not."""
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            ignore_mismatched_sizes=True,  # refused below, with a better message
+            output_loading_info=True,
+            **OFFLINE,
+            **given,
+        )
+    except (ImportError, ValueError) as error:
+        attn = given.get("attn_implementation")
+        if attn is None or attn.split("_")[0] not in str(error).lower():
+            raise
+        raise UserError(f"--attn {attn} is not to be had here: {first_line(error)}") from error
+    model, report = loaded
+    unfit = sorted(report["missing_keys"]) + sorted(key for key, *_ in report["mismatched_keys"])
+    if unfit:  # the loader makes up random values for these
+        raise UserError(f"the model at {folder} does not fit its config.json: no weights of that shape for {unfit[0]}")
+    return model

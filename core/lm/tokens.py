@@ -1,0 +1,97 @@
+"""From text to token ids and padded tensors: prompts, continuations, the place of a subject."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from core.errors import UserError
+from core.lm.model import LM
+from core.messages import short
+from core.types import Edit
+
+Row = list[int]
+"""Token ids of one text."""
+
+
+def encode(lm: LM, text: str) -> Row:
+    """Ids of a prompt, with the BOS the tokenizer adds if it adds one. Special-token names in `text` are just text."""
+    ids: Row = lm.tokenizer(text, split_special_tokens=True)["input_ids"]
+    return ids
+
+
+def continuation(lm: LM, text: str) -> Row:
+    """Ids of `text` as it continues a prompt.
+
+    Tokenised behind a newline, whose ids are then dropped: a sentencepiece tokenizer would else add (or swallow) a
+    blank at the start. For byte-level BPE this is plain tokenisation.
+    """
+    anchor, joined = (
+        lm.tokenizer(t, add_special_tokens=False, split_special_tokens=True)["input_ids"] for t in ("\n", "\n" + text)
+    )
+    if joined[: len(anchor)] != anchor:
+        raise UserError(
+            f"the tokenizer of '{lm.name}' joins a line break with {short(text)}: cannot tokenise it on its own"
+        )
+    ids: Row = joined[len(anchor) :]
+    if len(ids) >= lm.context:
+        raise UserError(f"{short(text)} is {len(ids)} tokens long, all of the {lm.context} that '{lm.name}' takes")
+    return ids
+
+
+def target_ids(lm: LM, target: str) -> Row:
+    """Ids of an edit's target; exactly one blank is put in front unless it starts with one."""
+    return continuation(lm, target if target.startswith(" ") else f" {target}")
+
+
+def split_prompt(edit: Edit) -> tuple[str, str]:
+    """The prompt before and after its subject (the last occurrence, if there are several)."""
+    at = edit.prompt.rfind(edit.subject)
+    if at < 0 or not edit.subject:
+        raise UserError(f"edit {edit.index}: the subject {edit.subject!r} is not in its prompt {edit.prompt!r}")
+    return edit.prompt[:at], edit.prompt[at + len(edit.subject) :]
+
+
+def in_template(lm: LM, template: str, edit: Edit) -> tuple[Row, int]:
+    """Ids of the edit's prompt in a context template, and the index of its subject's last token there.
+
+    The index is that of the last token of the text up to and including the subject, tokenised up to there.
+    """
+    before, after = split_prompt(edit)
+    opening, closing = template.split("{}")
+    head = opening + before + edit.subject
+    ids = encode(lm, head + after + closing)
+    return ids, min(len(encode(lm, head)), len(ids)) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Padded:
+    """Rows of tokens as one rectangle: `ids`, `mask` and `positions`, each (rows, width)."""
+
+    ids: Tensor
+    mask: Tensor
+    positions: Tensor
+
+    def columns(self, start: int) -> "Padded":
+        """The columns from `start` on, with the mask still over all columns (what a cached prefix needs)."""
+        return Padded(self.ids[:, start:], self.mask, self.positions[:, start:])
+
+    def rows(self, index: Tensor) -> "Padded":
+        index = index.to(self.ids.device)
+        return Padded(self.ids[index], self.mask[index], self.positions[index])
+
+
+def pad(lm: LM, rows: Sequence[Row], align: Sequence[int] | None = None) -> Padded:
+    """Left-pad `rows` to one width; with `align`, so that token `align[j]` of each row j stands in the same column."""
+    marks = [len(row) for row in rows] if align is None else align
+    column = max(marks)
+    width = column + max(len(row) - mark for row, mark in zip(rows, marks, strict=True))
+    ids = torch.full((len(rows), width), lm.pad_id)
+    mask = torch.zeros((len(rows), width), dtype=torch.long)
+    for j, (row, mark) in enumerate(zip(rows, marks, strict=True)):
+        start = column - mark
+        ids[j, start : start + len(row)] = torch.tensor(row)
+        mask[j, start : start + len(row)] = 1
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    return Padded(ids.to(lm.device), mask.to(lm.device), positions.to(lm.device))

@@ -1,0 +1,93 @@
+"""How a script starts and ends: its arguments, its errors as one line, its signals. Imports nothing heavy."""
+
+import argparse
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+from core.errors import Interrupted, UserError
+
+KEPT = "what is finished is kept; the same command goes on from there"
+NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
+"""Those that end a script; experiment/cli.py sends one that was lost again as an alarm."""
+
+
+@contextmanager
+def postponed() -> Iterator[None]:
+    """What a signal raises is raised when the block is over, once.
+
+    For matplotlib: its C++ code calls Python, and an exception that a signal's handler raises there becomes a TypeError
+    or ends the process with a segmentation fault.
+    """
+    if threading.current_thread() is not threading.main_thread():  # where no handler runs
+        yield
+        return
+    came: list[int] = []
+    before = {number: signal.signal(number, lambda number, frame: came.append(number)) for number in NUMBERS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with the project's manners: one line on stderr, exit 2."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; `python {self.prog} --help` lists all arguments")
+
+
+def script(main: Callable[[], None]) -> None:
+    """Run a script's main function.
+
+    A UserError becomes one line on stderr and exit code 2; SIGINT and SIGTERM one line that says what is kept and how
+    to go on, and the exit code a shell expects (130, 143). A second signal does not wait for what the first one saves.
+    """
+    caught: list[int] = []
+    over = False
+
+    def stop(number: int, frame: object) -> None:
+        if not over:  # else all there is to keep is kept
+            caught.append(number)
+            raise KeyboardInterrupt
+
+    def swallowed(unraisable: "sys.UnraisableHookArgs") -> None:
+        """What is raised in a destructor ends there: a signal that came at such a moment comes once more.
+
+        After a signal, other errors there are of objects that it left half-made.
+        """
+        if unraisable.exc_type is KeyboardInterrupt:
+            signal.signal(signal.SIGALRM, stop)
+            signal.setitimer(signal.ITIMER_REAL, 0.01)
+        elif not caught:
+            hook(unraisable)
+
+    hook, sys.unraisablehook = sys.unraisablehook, swallowed
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    try:
+        main()
+        over = True
+    except (Exception, KeyboardInterrupt) as error:
+        over = True
+        if isinstance(error, UserError) and not caught:
+            print("error:", str(error).replace("\n", " "), file=sys.stderr)
+            sys.exit(2)
+        if not caught and not isinstance(error, KeyboardInterrupt):  # after a signal an error is what it cut off
+            raise
+        told = str(error) if isinstance(error, Interrupted) else KEPT
+        print(f"\ninterrupted: {told}", file=sys.stderr)
+        sys.exit(128 + (caught or [signal.SIGINT])[0])
+
+
+def positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, got {text}")
+    return value

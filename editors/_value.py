@@ -1,0 +1,242 @@
+"""The vector that makes a model say the target: v* of ROME, z of MEMIT, optimised for several edits at a time.
+
+A vector delta is added to one module's output at the subject's last token in every row of an edit (its prompt in N
+context templates, and "{subject} is a") and trained so that the target follows. Nothing before that token and nothing
+below that module depends on delta, so only the columns from there on and the blocks from there up are run at each step
+(core/lm/forward.py), with logits at the positions the loss reads.
+
+Differs from the released code: several edits share a batch, each with its own loss, its own Adam state and its own
+early stop, so that each ends as if it were alone; prompt and target are joined as ids, not as text.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from core.errors import UserError
+from core.lm.forward import Resumed
+from core.lm.generate import sample
+from core.lm.hooks import replaced, trace
+from core.lm.model import LM
+from core.lm.moments import Corpus, second_moments
+from core.lm.tokens import Padded, Row, encode, in_template, pad, target_ids
+from core.types import Edit
+
+GOOD_ENOUGH = 0.05
+"""Loss under which an edit's optimisation stops (as in the ROME and MEMIT code)."""
+TEMPLATE_STARTS = ("The", "Therefore", "Because", "I", "You")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetSettings:
+    """Settings that ROME and MEMIT share, under the names of the authors' files; defaults where those have none."""
+
+    layers: tuple[int, ...]
+    v_num_grad_steps: int
+    v_lr: float
+    v_loss_layer: int
+    v_weight_decay: float
+    clamp_norm_factor: float
+    kl_factor: float
+    mom2_adjustment: bool
+    mom2_dataset: str = "wikipedia"
+    mom2_n_samples: int = 100000
+    mom2_dtype: Literal["float32"] = "float32"
+    stats_dir: str = "data/stats"
+    fact_token: Literal["subject_last"] = "subject_last"
+    context_templates: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        templates = self.context_templates
+        if templates is not None and (templates[:1] != ("{}",) or any(t.count("{}") != 1 for t in templates)):
+            raise ValueError('context_templates: the first must be "{}", and each must contain {} exactly once')
+        if not self.layers or self.v_num_grad_steps < 1:
+            raise ValueError("layers and v_num_grad_steps: expected at least one layer and one step")
+
+    def check(self, lm: LM) -> None:
+        """Raise UserError if the model does not have these layers."""
+        if not all(0 <= layer < lm.n_layers for layer in (*self.layers, self.v_loss_layer)):
+            raise UserError(
+                f"layers {list(self.layers)} and v_loss_layer {self.v_loss_layer}: "
+                f"'{lm.name}' has layers 0 to {lm.n_layers - 1}; --hparams names other settings"
+            )
+
+    def moments(self, lm: LM) -> dict[int, Tensor]:
+        """C of each layer, (f, f) float64 on the CPU.
+
+        A neuron that never fired over the corpus (behind a ReLU, some never do) has only zeros, and C no inverse: it
+        gets 1 on the diagonal, and a key that is zero there too changes nothing of what it writes.
+        """
+        found = second_moments(lm, self.layers, Corpus(self.mom2_dataset, self.mom2_n_samples, Path(self.stats_dir)))
+        for c in found.values():
+            diagonal = c.diagonal()
+            diagonal[diagonal == 0] = 1.0
+        return found
+
+
+def context_templates(lm: LM, shapes: Sequence[tuple[int, int]]) -> tuple[str, ...]:
+    """The bare prompt "{}" and sampled sentence openings to put before it; `shapes` = (length, number).
+
+    Top-5 sampling from the model as it is now, seeded with the run's seed.
+    """
+    generator = torch.Generator().manual_seed(torch.initial_seed())
+    texts = []
+    for length, number in shapes:
+        each = max(1, number // len(TEMPLATE_STARTS))
+        starts = [encode(lm, start) for start in TEMPLATE_STARTS for _ in range(each)]
+        drawn = sample(lm, starts, length, generator, top_k=5)
+        texts += lm.tokenizer.batch_decode(
+            [start + new for start, new in zip(starts, drawn.tolist(), strict=True)], skip_special_tokens=True
+        )
+    return ("{}", *(text.replace("{", " ").replace("}", " ") + ". {}" for text in texts))
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """One edit as token rows: N templates with all but the last target token, then the KL prompt "{subject} is a".
+
+    `at` is the index of the subject's last token in each row, `target` the n target ids.
+    """
+
+    rows: list[Row]
+    at: list[int]
+    target: Row
+
+
+def prompts_of(lm: LM, edit: Edit, templates: Sequence[str]) -> Prompts:
+    target = target_ids(lm, edit.target)
+    placed = [in_template(lm, template, edit) for template in templates]
+    rows = [ids + target[:-1] for ids, _ in placed] + [encode(lm, f"{edit.subject} is a")]
+    longest = max(map(len, rows))
+    if longest > lm.context:
+        raise UserError(
+            f"edit {edit.index}: {longest} tokens long with its template and target, but '{lm.name}' takes {lm.context}"
+        )
+    return Prompts(rows, [at for _, at in placed] + [len(encode(lm, edit.subject)) - 1], target)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The rows of several edits in one rectangle, every subject's last token in the same column.
+
+    Rows are those of the first edit, then of the second, ...; N templates and one KL row each.
+    """
+
+    lm: LM
+    edits: list[Prompts]
+
+    @cached_property
+    def column(self) -> int:
+        return max(at for edit in self.edits for at in edit.at)
+
+    @cached_property
+    def tokens(self) -> Padded:
+        return pad(self.lm, [r for e in self.edits for r in e.rows], [at for e in self.edits for at in e.at])
+
+    @property
+    def rows_each(self) -> int:
+        return len(self.edits[0].rows)
+
+    @cached_property
+    def reads(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Where the loss reads: row, column (0 = subject's last token), wanted id and edit, each (positions,)."""
+        found = []
+        for e, edit in enumerate(self.edits):
+            for j, (row, at) in enumerate(zip(edit.rows[:-1], edit.at[:-1], strict=True)):
+                start = len(row) - len(edit.target) - at
+                found += [(e * self.rows_each + j, start + i, token, e) for i, token in enumerate(edit.target)]
+        row, column, token, edit_of = torch.tensor(found, device=self.lm.device).T
+        return row, column, token, edit_of
+
+    def some(self, kept: list[int]) -> tuple["Batch", Tensor]:
+        """The batch of some of the edits, and the rows that stay."""
+        rows = torch.arange(len(self.edits) * self.rows_each, device=self.lm.device).view(len(self.edits), -1)
+        return Batch(self.lm, [self.edits[e] for e in kept]), rows[kept].flatten()
+
+
+@dataclass(frozen=True)
+class Optimised:
+    """For each of E edits what to add to the module's output, (E, d), and the losses of its optimisation."""
+
+    delta: Tensor
+    losses: list[list[float]]
+
+
+def optimise(
+    batch: Batch, point: Resumed, path: str, h0: Tensor, hp: TargetSettings, loss_layer: int | None = None
+) -> Optimised:
+    """Minimise nll + kl + wd for each edit of the batch (ROME eq. 4, MEMIT eq. 16).
+
+    `point` is a way into the forward pass over `batch.tokens` at or below the module at `path`, whose output at the
+    subject's last token in the bare prompt is `h0` (E, d). The nll reads the model's logits, or those of block
+    `loss_layer` behind the final norm. State is float32 whatever the model's dtype.
+    """
+    norms = h0.float().norm(dim=1)  # (E,)
+    deltas = [torch.zeros_like(row, dtype=torch.float32, requires_grad=True) for row in h0]
+    adam = torch.optim.Adam(deltas, lr=hp.v_lr)
+    losses: list[list[float]] = [[] for _ in deltas]
+    active = list(range(len(deltas)))
+    unedited = None  # log-probabilities after the KL prompt, (E, vocabulary)
+    early = None if loss_layer == batch.lm.n_layers - 1 else loss_layer
+    for step in range(hp.v_num_grad_steps):
+        with torch.enable_grad():
+            shift = torch.stack([deltas[e] for e in active])  # (A, d)
+            nll, after = _read(batch, point, path, shift, early)
+            unedited = after.detach() if unedited is None else unedited
+            kl = (after.exp() * (after - unedited)).sum(1)
+            wd = shift.norm(dim=1) / norms[active] ** 2
+            loss = nll + hp.kl_factor * kl + hp.v_weight_decay * wd  # (A,)
+        for e, value in zip(active, loss.tolist(), strict=True):
+            losses[e].append(value)
+        kept = [i for i, value in enumerate(loss.tolist()) if not value < GOOD_ENOUGH]
+        if step == hp.v_num_grad_steps - 1 or not kept:
+            break
+        adam.zero_grad()
+        (loss[kept].sum() * batch.lm.loss_scale).backward()
+        for delta in deltas:
+            if delta.grad is not None:
+                delta.grad /= batch.lm.loss_scale
+        if len(kept) < len(active):
+            for i in set(range(len(active))) - set(kept):
+                deltas[active[i]].grad = None  # done: Adam leaves it as it is from here on
+            batch, rows = batch.some(kept)
+            point, unedited, active = point.rows(rows), unedited[kept], [active[i] for i in kept]
+        adam.step()
+        _clamp_(deltas, hp.clamp_norm_factor * norms)
+    return Optimised(torch.stack(deltas).detach(), losses)
+
+
+def _read(batch: Batch, point: Resumed, path: str, shift: Tensor, loss_layer: int | None) -> tuple[Tensor, Tensor]:
+    """Per edit the nll of its target (mean over templates and tokens), (A,), and the log-probabilities after the
+    subject in its KL prompt, (A, vocabulary), with `shift` (A, d) added at the subject's last token."""
+    lm = batch.lm
+    per_row = shift.repeat_interleave(batch.rows_each, 0)  # (rows, d)
+
+    def shifted(out: Tensor) -> Tensor:
+        return torch.cat([out[:, :1] + per_row.to(out).unsqueeze(1), out[:, 1:]], 1)
+
+    watched = [] if loss_layer is None else [lm.block(loss_layer)]
+    with replaced(lm.model, path, shifted), trace(lm.model, *watched) as seen:
+        final = point.run()  # (rows, columns, d)
+    told = final if loss_layer is None else lm.module(lm.paths.final_norm)(seen[lm.block(loss_layer)].output)
+    row, column, token, edit_of = (index.to(told.device) for index in batch.reads)
+    logp = lm.logits(told[row, column]).to(told.device, torch.float32).log_softmax(-1)
+    logp = logp.gather(1, token.unsqueeze(1)).squeeze(1)
+    count = torch.zeros(len(shift), device=logp.device).index_add(0, edit_of, torch.ones_like(logp))
+    nll = -torch.zeros(len(shift), device=logp.device).index_add(0, edit_of, logp) / count
+    after = lm.logits(final[batch.rows_each - 1 :: batch.rows_each, 0]).float().log_softmax(-1)
+    return nll.to(shift.device), after.to(shift.device)
+
+
+@torch.no_grad()
+def _clamp_(deltas: list[Tensor], limits: Tensor) -> None:
+    """Scale every delta that is longer than its limit back to it."""
+    for delta, limit in zip(deltas, limits, strict=True):
+        norm = delta.norm()
+        if norm > limit:
+            delta.mul_(limit / norm)

@@ -1,0 +1,118 @@
+"""MEND: a trained network that turns the gradient of an edit's loss into the edit.
+
+Mitchell et al., *Fast Model Editing at Scale* (ICLR 2022). The loss of a batch of edits is the mean negative
+log-likelihood of their target tokens after their prompts. Its gradient with respect to each inner parameter W (d_out,
+d_in) is sum_r g_r x_r^T over the batch's tokens; the network maps every pair (x_r, g_r) to (x'_r, g'_r), and
+
+    W' = W + lr_scale * edit_lr_m * sum_r g'_r x'_r^T
+
+The network is editors/mend/network.py, its training editors/mend/training.py. `notes` holds the loss before
+the edit.
+
+Differs from the released code: the normalisation statistics of training are used when editing (there they are thrown
+away and estimated from the batch itself, which makes an edit depend on its neighbours); edit rates belong to weights
+by name (there their order differs between training and editing); pads are in no loss. A batch too large for one pass
+is read in several, each with its share of the one mean: the same gradient.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from core.errors import UserError
+from core.lm.generate import BATCH_TOKENS
+from core.lm.model import LM, orient
+from core.lm.weights import at_hand
+from core.messages import short
+from core.types import Deltas, Edit, Mode
+from editors.mend import archive as archive
+from editors.mend.factors import Asked, ask, gradient_factors, shapes_of
+from editors.mend.network import Network, Statistics
+from editors.mend.settings import MENDSettings
+
+
+class MEND:
+    """See the module's docstring. `notes` holds numbers about the latest update, for the result file."""
+
+    name = "MEND"
+    modes: frozenset[Mode] = frozenset({"Batch-Single", "Batch-Sequential"})
+    hparams = MENDSettings
+
+    def __init__(self, lm: LM, hp: MENDSettings) -> None:
+        self.lm, self.hp = lm, hp
+        self.net = opened(hp.files(lm.name)["archive"], lm, hp).to(lm.device).eval()
+        at_hand(lm.model, self.net.shapes)
+        self.notes: dict[str, Any] = {}
+
+    def deltas(self, edits: Sequence[Edit]) -> Deltas:
+        """The update for one batch of edits: {weight name: change}, float32. The model is the same before and after."""
+        lm = self.lm
+        sums: Deltas = {}
+        loss, tokens = 0.0, sum(len(part.row) for part in self._parts(edits))
+        for part in self._parts(edits):
+            value, updates = self._update(part, tokens)
+            loss += value
+            for name, delta in updates.items():
+                sums[name] = sums[name] + delta if name in sums else delta
+        rates = dict(zip(self.net.shapes, self.net.edit_lrs.tolist(), strict=True))
+        self.notes = {"edit_loss_before": loss, "target_tokens": tokens, "edit_lrs": rates}
+        return {n: orient(lm.module(n.removesuffix(".weight")), delta).contiguous() for n, delta in sums.items()}
+
+    def _update(self, part: Asked, tokens: int) -> tuple[float, Deltas]:
+        """A part's share of the batch's loss and of its updates, (d_out, d_in) each; `tokens` are the whole batch's."""
+        lm, asked = self.lm, part.tokens
+        names = list(self.net.shapes)
+
+        def loss() -> torch.Tensor:
+            hidden = lm.model.base_model(
+                asked.ids, attention_mask=asked.mask, position_ids=asked.positions, use_cache=False
+            ).last_hidden_state
+            return part.nll(part.logp(lm, hidden)).sum() / tokens
+
+        owner = torch.zeros(len(asked.ids), dtype=torch.long, device=lm.device)
+        value, gradients = gradient_factors(lm, names, loss, owner)
+        with torch.no_grad():
+            updates = {name: self.hp.lr_scale * f.product() for name, f in self.net(gradients).items()}
+        return float(value), updates
+
+    def _parts(self, edits: Sequence[Edit]) -> Iterator[Asked]:
+        """The edits as rows, as many at a time as fit the token budget."""
+        budget = BATCH_TOKENS.get(self.lm.device.type, BATCH_TOKENS["cuda"])
+        asked = ask(self.lm, [(edit.prompt, edit.target) for edit in edits])
+        each = max(1, budget // asked.tokens.ids.shape[1])
+        for start in range(0, len(edits), each):
+            yield asked.part(start, min(start + each, len(edits)))
+
+
+def opened(path: Path, lm: LM, hp: MENDSettings) -> Network:
+    """The network in an archive. Weights are matched by name: their order is the archive's.
+
+    UserError if the file is damaged, or made for another model or with other settings.
+    """
+    tensors, head = archive.load(path)
+    archive.check(path, head, lm)
+    mine = {**hp.network(), "inner_params": sorted(hp.inner_params)}
+    try:
+        made = {key: head["settings"][key] for key in mine}
+        made["inner_params"] = sorted(made["inner_params"])
+        shapes = {name: (d_in, d_out) for name, (d_in, d_out) in head["shapes"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path}: its header is damaged; train it again") from error
+    for key, value in mine.items():
+        if made[key] != value:
+            raise UserError(
+                f"{path} was trained with {key}: {short(made[key])}, the settings say {short(value)}; "
+                "change them or train again"
+            )
+    if shapes != shapes_of(lm, list(shapes)) or shapes.keys() != set(hp.inner_params):
+        raise UserError(f"{path}: its header is damaged; train it again")
+    net = Network(shapes, hp)
+    archive.fill(net, tensors, path)
+    if any(isinstance(part, Statistics) and part.count < 2 for part in net.modules()):
+        raise UserError(f"{path}: its network has seen no gradients; train it again")
+    return net
+
+
+EDITOR = MEND

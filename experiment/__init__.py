@@ -1,0 +1,1 @@
+"""Edit a model and score it, once or as a grid."""

@@ -1,0 +1,123 @@
+"""The edits of a run that was stopped, on the disk, so that the next one goes on from there."""
+
+import hashlib
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from core.disk.lock import beside, held
+from core.disk.whole import clear
+from core.errors import UserError
+from core.lm.weights import weight_of
+from core.types import Edit
+from experiment.editing import Editing, Update
+from experiment.quality import Probe
+
+UNREADABLE = (OSError, SafetensorError, ValueError, KeyError, TypeError)
+
+
+class Saved:
+    """An Editing on the disk: one safetensors file with the edited weights and, in its header, the record.
+
+    The weights themselves and not their sum of deltas, so that a run that goes on has every bit of the one before.
+    Runs whose edits begin alike share a file: `results` names those that this run is for, so that it removes nothing
+    that another run can go on from. `count` is how many updates this run would go on from.
+    """
+
+    def __init__(self, folder: Path, key: Any, environment: Any, results: Sequence[str]) -> None:
+        self.key, self.results, self.count = _hash([key, environment]), list(results), 0
+        self.file = folder / f"{_hash(key)[:16]}.safetensors"
+
+    def write(self, editing: Editing) -> None:
+        """Replace what is there, unless a longer run has left it further on."""
+        record = {name: getattr(editing, name) for name in ("refused", "updates", "own")}
+        state = json.dumps({"key": self.key, "results": self.results, **record}, default=asdict)
+        weights = {name: weight_of(editing.lm.model, name).detach().contiguous() for name in editing.unedited}
+        try:
+            with self._alone():
+                there = self._state()
+                if there.get("key") == self.key and len(_done(there)) > editing.position:
+                    return
+                with tempfile.TemporaryDirectory(prefix=f".{self.file.name}-", dir=self.file.parent) as scratch:
+                    clear(self.file, Path(scratch))
+                    save_file(weights, Path(scratch) / self.file.name, metadata={"state": state})
+                    os.replace(Path(scratch) / self.file.name, self.file)
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"cannot write {self.file}: {error}; --results DIR names another place") from error
+        self.count = editing.position
+
+    def read(self, editing: Editing, batches: Sequence[Sequence[Edit]]) -> int:
+        """Bring a fresh Editing to where the file is; returns how many of `batches` are in. 0 if it is of no use."""
+        if not self.file.is_file():
+            return 0
+        try:
+            with safe_open(self.file, framework="pt") as file:
+                state = json.loads(file.metadata()["state"])
+                weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            done = _done(state)
+            planned = [[edit.index for edit in batch] for batch in batches[: len(done)]]
+            if state["key"] != self.key:
+                raise ValueError("it is of another version of the code or its libraries")
+            if sorted(done) != sorted(planned):
+                return 0
+            updates = [Update(**update) for update in state["updates"]]
+            own = [Probe(**_tuples(told)) for told in state["own"]]
+        except UNREADABLE as error:
+            print(f"{self.file}: not usable ({error}); editing starts again", file=sys.stderr)
+            self.file.unlink(missing_ok=True)
+            return 0
+        editing.updates, editing.refused, editing.own = updates, state["refused"], own
+        editing.unedited = {name: weight_of(editing.lm.model, name).detach().cpu().clone() for name in weights}
+        with torch.no_grad():
+            for name, weight in weights.items():
+                weight_of(editing.lm.model, name).copy_(weight)
+        editing.settle()
+        self.count = len(done)
+        return self.count
+
+    def remove(self) -> None:
+        """The results are written: nothing to go on with, unless the file is for others too."""
+        if not self.file.parent.is_dir():
+            return
+        with self._alone():
+            clear(self.file)
+            if {*self._state().get("results", ())} <= {*self.results}:
+                self.file.unlink(missing_ok=True)
+        with suppress(OSError):
+            self.file.parent.rmdir()  # if it is empty
+
+    def _alone(self) -> AbstractContextManager[None]:
+        return held([beside(self.file)], wait=True)
+
+    def _state(self) -> dict[str, Any]:
+        """The header's record; empty if there is none that can be read."""
+        try:
+            with safe_open(self.file, framework="pt") as file:
+                state: dict[str, Any] = json.loads(file.metadata()["state"])
+                return state if isinstance(_done(state), list) else {}
+        except UNREADABLE:
+            return {}
+
+
+def _done(state: dict[str, Any]) -> list[list[int]]:
+    """The edits of each update that was tried."""
+    return [entry["edits"] for entry in (*state["updates"], *state["refused"])]
+
+
+def _hash(key: Any) -> str:
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+
+
+def _tuples(told: dict[str, Any]) -> dict[str, Any]:
+    """A Probe's fields as they were before JSON made lists of tuples."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in told.items()}

@@ -1,0 +1,159 @@
+"""A model on its way through a sequence of updates: applied one by one, refused where the numbers are bad."""
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from core.errors import EditRefused, UserError
+from core.lm.model import LM
+from core.lm.weights import add_, weight_of
+from core.types import Deltas, Edit, Editor
+from experiment.quality import Probe, probe
+
+Regularize = Callable[[Tensor, Tensor], Tensor]
+"""(weight as it is now, its delta) -> the delta to add."""
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """One update of the weights: the edits in it, and the editor's own numbers.
+
+    Per parameter the norm of the change, and what rounding to the weight's dtype did to it (core.lm.weights.add_).
+    """
+
+    edits: list[int]
+    norms: dict[str, float]
+    rounding: dict[str, float]
+    notes: dict[str, Any]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How updates are applied.
+
+    `max_update` is the largest norm of an update, in multiples of the weight's norm; what is refused ends the run, or
+    with `skip` is left out. `seed` and the update's number seed what an update draws, so that it draws the same whether
+    or not the run was stopped before it.
+    """
+
+    regularize: Regularize | None = None
+    seed: int = 0
+    max_update: float = float("inf")
+    skip: bool = False
+
+
+@dataclass
+class Editing:
+    """The edited model and the record of its updates. Nothing else changes its weights meanwhile."""
+
+    lm: LM
+    editor: Editor
+    rules: Rules = Rules()
+    updates: list[Update] = field(default_factory=list)
+    refused: list[dict[str, Any]] = field(default_factory=list)
+    """Of each update that was refused: its edits and the reason."""
+    own: list[Probe] = field(default_factory=list)
+    """For every edit so far, what the model said right after its own update."""
+    unedited: dict[str, Tensor] = field(default_factory=dict)
+    """The parameters that have changed, as they were, on the CPU."""
+    settled: tuple[int, ...] = (0, 0, 0)
+    """What `_state` was when weights and record last agreed."""
+
+    @property
+    def position(self) -> int:
+        """How many updates were tried."""
+        return len(self.updates) + len(self.refused)
+
+    @property
+    def seconds(self) -> float:
+        return sum(update.seconds for update in self.updates)
+
+    def step(self, batch: Sequence[Edit]) -> None:
+        """One update. Raises UserError for one that is refused, unless the rules say to skip it."""
+        edits = [edit.index for edit in batch]
+        torch.manual_seed(((self.rules.seed << 20) + self.position) % 2**63)
+        start = time.perf_counter()
+        try:
+            deltas = self._deltas(batch)
+        except EditRefused as error:
+            which = f"edit {edits[0]}" if len(edits) == 1 else f"edits {edits[0]} to {edits[-1]}"
+            if not self.rules.skip:
+                raise UserError(
+                    f"{which}: {error}; the update is refused, --on-error skip goes on without it"
+                ) from error
+            tqdm.write(f"{which} left out: {error}", file=sys.stderr)
+            self.refused.append({"edits": edits, "reason": str(error)})
+        else:
+            for name in deltas:
+                if name not in self.unedited:
+                    self.unedited[name] = weight_of(self.lm.model, name).detach().cpu().clone()
+            rounding = add_(self.lm.model, deltas)
+            norms = {name: float(delta.float().norm()) for name, delta in deltas.items()}
+            seconds = time.perf_counter() - start
+            self.updates.append(Update(edits, norms, rounding, dict(self.editor.notes), seconds))
+        self.own += probe(self.lm, batch)
+        self.settle()
+
+    @property
+    def whole(self) -> bool:
+        """Whether the weights are those of the record, to the last bit; not so while an update is being applied."""
+        return self.settled == self._state()
+
+    def settle(self) -> None:
+        self.settled = self._state()
+
+    def _state(self) -> tuple[int, ...]:
+        """How much is on record, and sums over the bits of the edited weights."""
+        weights = [weight_of(self.lm.model, name).detach() for name in self.unedited]
+        bits = [weight.view(torch.int32 if weight.element_size() == 4 else torch.int16) for weight in weights]
+        return len(self.updates), len(self.refused), len(self.own), *(int(b.sum(dtype=torch.int64)) for b in bits)
+
+    def _deltas(self, batch: Sequence[Edit]) -> Deltas:
+        """What is to be added, regularised. Raises EditRefused."""
+        deltas, regularize = self.editor.deltas(batch), self.rules.regularize
+        for name, delta in deltas.items():
+            if not delta.isfinite().all():
+                raise EditRefused(f"the update of {name} holds NaN or infinity")
+            weight = weight_of(self.lm.model, name)
+            if regularize is not None:
+                deltas[name] = regularize(weight, delta)
+            fits(name, weight, deltas[name], self.rules.max_update)
+        return deltas
+
+    def change(self) -> dict[str, dict[str, float]]:
+        """Per parameter the norm of all change so far, and the norm of the unedited weight."""
+        now = {name: weight_of(self.lm.model, name).detach().cpu().float() for name in self.unedited}
+        return {
+            name: {"norm": float((now[name] - was.float()).norm()), "weight": float(was.float().norm())}
+            for name, was in self.unedited.items()
+        }
+
+
+def fits(name: str, weight: Tensor, delta: Tensor, max_update: float) -> None:
+    """Raise EditRefused for a `delta` larger than `max_update` times the weight, or too large for its dtype."""
+    times = float(delta.float().norm() / weight.float().norm())
+    if times > max_update:
+        raise EditRefused(f"the update of {name} has {times:.3g} times the weight's norm, the limit is {max_update:g}")
+    total = (weight.float() + delta.to(weight.device, torch.float32)).to(weight.dtype)
+    if not total.isfinite().all():
+        raise EditRefused(f"the update of {name} overflows {str(weight.dtype).removeprefix('torch.')}")
+
+
+def edit_model(
+    lm: LM, editor: Editor, updates: Iterable[Sequence[Edit]], regularize: Regularize | None = None
+) -> tuple[list[Update], list[Probe]]:
+    """Apply one update per batch, each on the result of the one before. Changes the model.
+
+    Returns the updates, and for every edit what the model said right after its own update.
+    """
+    editing = Editing(lm, editor, Rules(regularize))
+    for batch in updates:
+        editing.step(batch)
+    return editing.updates, editing.own

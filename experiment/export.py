@@ -1,0 +1,65 @@
+"""The edited model on the disk: an ordinary Hugging Face folder, whole or not at all, with a note of what made it."""
+
+import json
+import os
+import tempfile
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from core.disk.lock import beside, held
+from core.disk.whole import clear
+from core.errors import UserError
+from core.lm.model import LM
+from core.results import differences
+
+NOTE = "editing.json"
+"""Beside the weights: the settings that decide them, refused updates, and the environment."""
+
+
+def exported(folder: Path, settings: dict[str, Any]) -> bool:
+    """Whether `folder` holds the model edited with these settings; what killed attempts have left beside it is removed.
+
+    UserError if it holds anything else.
+    """
+    if not folder.parent.is_dir():
+        return False
+    with _alone(folder):
+        clear(folder)
+        return _there(folder, settings)
+
+
+def export(lm: LM, folder: Path, note: dict[str, Any]) -> None:
+    """Save model, tokenizer and `note`, whose "settings" tell this model from others. UserError as `exported`."""
+    try:
+        with _alone(folder):
+            if _there(folder, note["settings"]):
+                return
+            with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as parent:
+                scratch = Path(parent) / folder.name
+                lm.model.save_pretrained(scratch)
+                lm.tokenizer.save_pretrained(scratch)
+                (scratch / NOTE).write_text(json.dumps(note, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+                os.replace(scratch, folder)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise UserError(f"cannot write {folder}: {reason}") from error
+
+
+def _there(folder: Path, settings: dict[str, Any]) -> bool:
+    if not folder.exists():
+        return False
+    try:
+        made_with = json.loads((folder / NOTE).read_text(encoding="utf-8"))["settings"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        raise UserError(f"{folder} exists already; name a new folder or move it away") from None
+    if made_with == settings:
+        return True
+    differing = differences(made_with, settings)
+    raise UserError(f"{folder} holds a model edited with other settings ({differing}); name a new folder")
+
+
+def _alone(folder: Path) -> AbstractContextManager[None]:
+    return held([beside(folder)], "saving this model")

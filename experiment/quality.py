@@ -1,0 +1,144 @@
+"""Edit quality: did the edits take, do they hold for a rephrased prompt, and is an unrelated answer what it was?
+
+Success is judged on greedy decoding: as many tokens as the target has, equal to it as text. Beside it stands what is
+teacher-forced by nature: the probability of the target after the prompt.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from core.lm.generate import fit, greedy, in_batches
+from core.lm.model import LM
+from core.lm.tokens import Row, encode, pad, target_ids
+from core.metrics import measure
+from core.types import Edit, Measure
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What a model says about one edit: after its prompt, after the rephrased prompt, after an unrelated question."""
+
+    said: str
+    success: bool
+    probability: float
+    rephrase_said: str | None
+    rephrase_success: bool | None
+    rephrase_probability: float | None
+    locality_ids: tuple[int, ...] | None
+
+
+def probe(lm: LM, edits: Sequence[Edit]) -> list[Probe]:
+    """Ask the model, as it is now, about each edit."""
+    prompts = [e.prompt for e in edits] + [e.rephrase for e in edits if e.rephrase]
+    targets = [e.target for e in edits] + [e.target for e in edits if e.rephrase]
+    answers = iter(_answers(lm, prompts, targets))
+    direct = [next(answers) for _ in edits]
+    rephrased = [next(answers) if e.rephrase else (None, None, None) for e in edits]
+    unrelated = iter(_unrelated(lm, [e for e in edits if e.locality]))
+    local = [tuple(next(unrelated)) if e.locality else None for e in edits]
+    return [
+        Probe(said, success, chance, again, held, held_chance, ids)
+        for (said, success, chance), (again, held, held_chance), ids in zip(direct, rephrased, local, strict=True)
+    ]
+
+
+def _answers(lm: LM, prompts: Sequence[str], targets: Sequence[str]) -> list[tuple[str, bool, float]]:
+    """Per prompt what greedy decoding says, whether that is the target, and the target's probability."""
+    if not prompts:
+        return []
+    wanted = [target_ids(lm, target) for target in targets]
+    longest = max(map(len, wanted))
+    rows = [fit(lm, encode(lm, prompt), longest)[0] for prompt in prompts]
+    texts = lm.tokenizer.batch_decode(
+        [new[: len(ids)] for new, ids in zip(greedy(lm, rows, longest), wanted, strict=True)], skip_special_tokens=True
+    )
+    chances = _probabilities(lm, rows, wanted)
+    return [
+        (text.strip(), text.strip() == target.strip(), chance)
+        for text, target, chance in zip(texts, targets, chances, strict=True)
+    ]
+
+
+@torch.inference_mode()
+def _probabilities(lm: LM, rows: Sequence[Row], targets: Sequence[Row]) -> list[float]:
+    """P(target | prompt): the product over the target's tokens, teacher-forced."""
+
+    def work(batch: list[tuple[Row, Row]]) -> list[float]:
+        tokens = pad(lm, [row + target[:-1] for row, target in batch])
+        hidden = lm.model.base_model(
+            tokens.ids, attention_mask=tokens.mask, position_ids=tokens.positions, use_cache=False
+        ).last_hidden_state
+        found = []
+        for states, (_, target) in zip(hidden, batch, strict=True):
+            logp = lm.logits(states[-len(target) :]).float().log_softmax(-1)  # (target tokens, vocabulary)
+            wanted = torch.tensor(target, device=logp.device)
+            found.append(float(logp.gather(1, wanted.unsqueeze(1)).sum().exp()))
+        return found
+
+    pairs = list(zip(rows, targets, strict=True))
+    return in_batches(pairs, work, lm, size=lambda pair: len(pair[0]) + len(pair[1]))
+
+
+def _unrelated(lm: LM, edits: Sequence[Edit]) -> list[Row]:
+    """Greedy tokens after each unrelated question, as many as its answer has."""
+    counts = [len(target_ids(lm, e.locality_answer or " ")) for e in edits]
+    if not edits:
+        return []
+    longest = max(counts)
+    rows = [fit(lm, encode(lm, e.locality or ""), longest)[0] for e in edits]
+    return [new[:n] for new, n in zip(greedy(lm, rows, longest), counts, strict=True)]
+
+
+def summarize(before: Sequence[Probe], own: Sequence[Probe], after: Sequence[Probe]) -> dict[str, dict[str, Measure]]:
+    """Means over the edits, each with its interval: before any edit, right after its own edit, after the last one.
+
+    Locality compares an edit's unrelated answer with that of the unedited model: `locality` is the share of edits for
+    which all tokens are the same, `locality_tokens` the mean share of equal tokens.
+    """
+    stages = {"before": before, "own": own, "after": after}
+    out: dict[str, dict[str, Measure]] = {}
+    for stage, probes in stages.items():
+        numbers = [_numbers(was, now) for was, now in zip(before, probes, strict=True)]
+        out[stage] = {
+            name: measure(values)
+            for name in numbers[0]
+            if (values := [value for n in numbers if (value := n[name]) is not None])
+        }
+    return out
+
+
+def _numbers(was: Probe, now: Probe) -> dict[str, float | None]:
+    same = None
+    if was.locality_ids is not None and now.locality_ids is not None:
+        n = max(len(was.locality_ids), len(now.locality_ids))
+        same = sum(a == b for a, b in zip(was.locality_ids, now.locality_ids, strict=False)) / n if n else 1.0
+    return {
+        "reliability": float(now.success),
+        "probability": now.probability,
+        "generalisation": None if now.rephrase_success is None else float(now.rephrase_success),
+        "rephrase_probability": now.rephrase_probability,
+        "locality": None if same is None else float(same == 1),
+        "locality_tokens": same,
+    }
+
+
+def records(edits: Sequence[Edit], stages: Mapping[str, Sequence[Probe]]) -> list[dict[str, Any]]:
+    """One JSON record per edit: the fact and what was said about it at each stage."""
+    return [
+        {**asdict(edit), **{stage: asdict(probes[i]) for stage, probes in stages.items()}}
+        for i, edit in enumerate(edits)
+    ]
+
+
+def table(summary: dict[str, dict[str, Measure]]) -> str:
+    """Means by stage: a row per metric; the columns are before any edit, after the own edit, after the last."""
+    names = list(summary["after"])
+    lines = [f"{'':<21}  before     own   after   95 % interval"]
+    for name in names:
+        before, own, after = (summary[stage][name] for stage in ("before", "own", "after"))
+        interval = f"[{after.low:.3f}, {after.high:.3f}]"
+        lines.append(f"{name:<21}  {before.value:6.3f}  {own.value:6.3f}  {after.value:6.3f}   {interval}")
+    return "\n".join(lines)

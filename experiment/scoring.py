@@ -1,0 +1,60 @@
+"""What every experiment does with its edits and its samples."""
+
+from collections.abc import Iterator, MutableMapping, Sequence
+
+import torch
+
+from core.errors import UserError
+from core.lm.generate import complete
+from core.lm.model import LM
+from core.types import Completion, Edit, Mode, Sample, Score, Scored, Task
+
+
+def batches(edits: Sequence[Edit], mode: Mode, batch_size: int | None = None) -> Iterator[Sequence[Edit]]:
+    """The edits of each update: one, all, or `batch_size` (a smaller last batch is a batch too)."""
+    size = {"Instance-Sequential": 1, "Batch-Single": len(edits)}.get(mode, batch_size)
+    assert size, "Batch-Sequential needs a batch size"
+    for start in range(0, len(edits), size):
+        yield edits[start : start + size]
+
+
+def limited(samples: Sequence[Sample], limit: int | None) -> list[Sample]:
+    """The samples of the first `limit` records; a record of several samples marks them "<record>/<part>"."""
+    if limit is None:
+        return list(samples)
+    records = dict.fromkeys(sample.id.rsplit("/", 1)[0] for sample in samples)
+    kept = set(list(records)[:limit])
+    return [sample for sample in samples if sample.id.rsplit("/", 1)[0] in kept]
+
+
+def score_model(
+    lm: LM,
+    task: Task,
+    samples: Sequence[Sample],
+    batch_tokens: int | None = None,
+    done: MutableMapping[int, Completion] | None = None,
+) -> list[tuple[Sample, Completion, Score]]:
+    """Complete and judge every sample. `done` holds completions by index: those there already, and then all."""
+    prompts = [sample.prompt for sample in samples]
+    try:
+        completions = complete(lm, prompts, task.max_new_tokens, task.choices, batch_tokens, done)
+    except torch.OutOfMemoryError as error:
+        raise UserError(f"{task.name}: one prompt alone does not fit in memory; try --dtype bfloat16") from error
+    return [(s, c, task.score(s, c)) for s, c in zip(samples, completions, strict=True)]
+
+
+def degenerate(scored: Scored) -> dict[str, int]:
+    """How many completions show a model that has collapsed: empty, the same over and over, logits of NaN."""
+    texts = [completion.text.strip() for _, completion, _ in scored]
+    return {
+        "empty": texts.count(""),
+        "repeating": sum(map(repeating, texts)),
+        "not_finite": sum(not completion.finite for _, completion, _ in scored),
+    }
+
+
+def repeating(text: str) -> bool:
+    """Each word three times on average, or 20 characters and more that are one piece three times or oftener."""
+    words = text.split()
+    pieces = range(1, len(text) // 3 + 1 if len(text) >= 20 else 0)
+    return len(words) >= 3 * len(set(words)) > 0 or any(text[size:] == text[:-size] for size in pieces)

@@ -1,0 +1,1 @@
+"""What a run needs, found, fetched and checked: models, data, second moments, settings."""

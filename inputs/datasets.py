@@ -1,0 +1,199 @@
+"""`prepare.py data`: fetch the official sets, convert them to the released files' formats, note where they came from.
+
+A file is read by the project's own reader before it is moved to its place; one that is there stays, unless --overwrite.
+data/SOURCES.json says of every file fetched: origin, revision, SHA-256 and number of records.
+"""
+
+import json
+import os
+import re
+import shutil
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from core import readers
+from core.disk.lock import beside, held
+from core.disk.whole import clear, swap
+from core.errors import UserError
+from core.types import Task
+from inputs import hub
+from inputs.download import download
+from inputs.hub import Repo, explained
+from inputs.official import DataSet, Hub, Web
+
+SOURCES = "SOURCES.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Gatherer:
+    """Fetches data sets into `folder`; `tasks` by name read what they will use."""
+
+    folder: Path
+    tasks: Mapping[str, Task]
+    overwrite: bool = False
+
+    def gather(self, sets: Sequence[DataSet]) -> None:
+        """Fetch every set that can be had, one line each; a UserError at the end if any is missing."""
+        with held([beside(self.folder / SOURCES)], "fetching data"):
+            clear(self.folder / SOURCES)
+            missing = self._fetch_all(sets)
+        if missing:
+            raise UserError(
+                f"{len(missing)} of {len(sets)} are missing: {', '.join(missing)}; run this again, or put them under "
+                f"{self.folder} by hand, then `python prepare.py check-data {self.folder}`"
+            )
+
+    def _fetch_all(self, sets: Sequence[DataSet]) -> list[str]:
+        """Fetch what is not there; returns the files that cannot be had."""
+        missing = []
+        for dataset in sets:
+            target = self.folder / dataset.file
+            try:
+                if target.exists() and not self.overwrite:
+                    print(f"{target} is already there")
+                else:
+                    print(self._fetch(dataset, target), flush=True)
+            except UserError as error:
+                print(f"{dataset.name}: {error}", file=sys.stderr, flush=True)
+                missing.append(dataset.file)
+        return missing
+
+    def _fetch(self, dataset: DataSet, target: Path) -> str:
+        """Fetch, check, move into place, note. Returns the line that says so."""
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=f".{SOURCES}-", dir=self.folder) as scratch:
+                part = Path(scratch) / target.name
+                if isinstance(dataset.source, Hub):
+                    origin = from_hub(dataset.source, part, Path(scratch))
+                else:
+                    origin = from_web(dataset.source, part, Path(scratch))
+                n = self._count(dataset, part)
+                # The note first: a file without one, left by a kill, would be taken for one put there by hand.
+                self._note(dataset.file, origin | {"sha256": readers.sha256(part), "n": n, "n_released": dataset.n})
+                if part.is_dir():
+                    swap(part, target)
+                else:
+                    os.replace(part, target)
+        except OSError as error:
+            raise UserError(f"{target}: cannot be written ({error.strerror or error})") from error
+        same = dataset.n in (None, n)
+        return f"{target}: {n} records" + (
+            "" if same else f" (the released file has {dataset.n}; see inputs/official.py)"
+        )
+
+    def _count(self, dataset: DataSet, path: Path) -> int:
+        """The records of the file, all of them read as runs will read them. UserError for the first malformed one."""
+        if dataset.name in self.tasks:
+            samples = self.tasks[dataset.name].samples(path)
+            return len({sample.id.rsplit("/", 1)[0] for sample in samples})
+        records = len(readers.edit_records(path))
+        if dataset.file.startswith("edited-data"):
+            readers.edits(path, 0, records, 1)
+        else:
+            readers.training(path)
+        return records
+
+    def _note(self, file: str, origin: Mapping[str, Any]) -> None:
+        path = self.folder / SOURCES
+        try:
+            notes = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+            notes[file] = origin
+            part = path.with_name(f".{path.name}.part")
+            part.write_text(json.dumps(notes, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+            os.replace(part, path)
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            raise UserError(f"{path}: cannot note where {file} came from ({error}); move it away") from error
+
+
+def from_hub(source: Hub, path: Path, scratch: Path) -> dict[str, Any]:
+    """Write a split of a data set on the hub to `path`, converted. Returns where it came from."""
+    repo = Repo(source.repo, source.revision, "dataset")
+    commit = hub.commit(repo)
+    with explained(repo):
+        import datasets  # slow to import, and seldom needed
+
+        datasets.logging.set_verbosity_error()
+        table = datasets.load_dataset(
+            source.repo, source.config, split=source.split, revision=commit, cache_dir=str(scratch / "cache")
+        )
+    path.write_text(source.convert(rows(table, source)), encoding="utf-8", newline="\n")
+    return {"origin": repo.page, "revision": commit, "config": source.config, "split": source.split}
+
+
+def rows(table: Any, source: Hub) -> Iterator[dict[str, Any]]:
+    """The rows of a datasets.Dataset: the columns of the source, label names in place of numbers in its `named`."""
+    if absent := [name for name in source.columns if name not in table.column_names]:
+        raise UserError(f"{source.repo} has no column '{absent[0]}', but {', '.join(table.column_names)}")
+    names = {column: _label_names(table.features[column], column, source) for column in source.named}
+    for row in table.select_columns(list(source.columns)):
+        yield {key: _named(value, names.get(key)) for key, value in row.items()}
+
+
+def _label_names(feature: Any, column: str, source: Hub) -> list[str] | None:
+    """The names of a column of labels, or of lists of labels; None where the values are names already."""
+    inner = getattr(feature, "feature", feature)
+    found: list[str] | None = getattr(inner, "names", None)
+    if found is None and getattr(inner, "dtype", None) != "string":
+        raise UserError(f"{source.repo}: expected label names in column '{column}', found {inner}")
+    return found
+
+
+def _named(value: Any, names: Sequence[str] | None) -> Any:
+    if names is None:
+        return value
+    if isinstance(value, list):
+        return [_named(label, names) for label in value]
+    if not isinstance(value, int) or not 0 <= value < len(names):
+        raise UserError(
+            f"expected the number of a label among {', '.join(names)}, got {value}: a split without labels?"
+        )
+    return names[value]
+
+
+def from_web(source: Web, path: Path, scratch: Path) -> dict[str, Any]:
+    """Write the file, or the folder taken out of an archive, to `path`. Returns where it came from."""
+    reasons = []
+    for url in source.urls:
+        try:
+            if source.members is None:
+                download(url, path, source.pin)
+            else:
+                archive = scratch / "archive.zip"
+                download(url, archive)
+                _unpack(archive, source.members, path)
+                if f"folder:{readers.sha256(path)}" != source.pin:
+                    shutil.rmtree(path)
+                    raise UserError(f"{url}: its files are not the ones expected, {source.pin}")
+            return {"origin": url, "revision": None}
+        except UserError as error:
+            reasons.append(str(error))
+    raise UserError("; ".join(reasons))
+
+
+def _unpack(archive: Path, members: str, folder: Path) -> None:
+    """The files of a zip archive whose path fits, into one folder, under what the pattern's group matches."""
+    folder.mkdir()
+    try:
+        with zipfile.ZipFile(archive) as file:
+            for name in file.namelist():
+                if match := re.fullmatch(members, name):
+                    (folder / match[1]).write_bytes(file.read(name))
+    except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError) as error:
+        shutil.rmtree(folder)
+        raise UserError(f"{archive.name} is not a readable zip archive ({error})") from error
+
+
+def chosen(sets: Iterable[DataSet], only: Sequence[str]) -> list[DataSet]:
+    """The sets of these names; all of them without a name."""
+    table = list(sets)
+    known = dict.fromkeys(dataset.name for dataset in table)
+    for name in only:
+        if name not in known:
+            raise UserError(f"--only {name}: expected names among {', '.join(known)}")
+    return [dataset for dataset in table if not only or dataset.name in only]
