@@ -1,16 +1,32 @@
-"""The nouns of the project. Imports nothing of ours, so that everything else may import it."""
+"""The nouns of the project. Imports nothing of ours and no torch, so that everything else may import it."""
+
+from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias, get_args
 
-from torch import Tensor
+if TYPE_CHECKING:  # torch takes seconds to import, and tasks do without it
+    from torch import Generator, Tensor
+
+    from core.lm.model import LM
 
 Mode = Literal["Instance-Sequential", "Batch-Single", "Batch-Sequential"]
+MODES: tuple[Mode, ...] = get_args(Mode)
 
-Deltas = dict[str, Tensor]
+Deltas: TypeAlias = "dict[str, Tensor]"
 """Parameter name -> what to add to it, in the layout that parameter is stored in."""
+Notes: TypeAlias = dict[str, Any]
+"""An editor's numbers about one update, for the result file."""
+
+
+def per_update(mode: Mode, edits: int, batch_size: int | None = None) -> int:
+    """How many of `edits` go into one update: one, all, or `batch_size`. The three modes differ in nothing else."""
+    if mode == "Batch-Sequential":
+        assert batch_size, "Batch-Sequential needs a batch size"
+        return batch_size
+    return 1 if mode == "Instance-Sequential" else edits
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +53,11 @@ class Sample:
     id: str
     prompt: str
     reference: Any
+
+    @property
+    def record(self) -> str:
+        """What the data set counts: several samples of one record are called "<record>/<part>"."""
+        return self.id.rsplit("/", 1)[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,17 +123,77 @@ class Task(Protocol):
 
 
 class Editor(Protocol):
-    """An editing method. It measures the unedited model when it is made, and returns what to add to the weights."""
+    """An editing method. It measures the unedited model when it is made, and returns what to add to the weights.
+
+    Editors inherit from this class; what has a body here need not be written.
+    """
+
+    name: ClassVar[str]
+    modes: ClassVar[frozenset[Mode]]
+    hparams: ClassVar[type[Any]]
+    """Frozen dataclass of its settings, read from hparams/<name>/<model>.yaml."""
+    edit_batch: ClassVar[bool] = False
+    """Whether its settings hold `edit_batch`, how many edits of an update are worked on at a time (--edit-batch)."""
+
+    def __init__(self, lm: LM, hp: Any, seed: int = 0) -> None:
+        """Measure the UNEDITED model, once. `seed` is of whatever is drawn here."""
+        ...
+
+    def deltas(self, edits: Sequence[Edit]) -> tuple[Deltas, Notes]:
+        """The update for one batch of edits. The model is bit-identical before and after.
+
+        Raises EditRefused for an update that must not touch the weights.
+        """
+        ...
+
+    def applied(self, edits: Sequence[Edit]) -> None:
+        """The update of these edits is in the weights now. Where keys of past edits are kept."""
+
+    def state(self) -> dict[str, Tensor]:
+        """What later updates depend on beside the weights. Saved with the weights of a stopped run."""
+        return {}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what `state` returned; from nothing ({}), start anew."""
+
+    @classmethod
+    def files(cls, hp: Any, model: str) -> dict[str, Path]:
+        """Files that an edit depends on beside the settings, by a word for each. UserError for one that is absent."""
+        return {}
+
+    @classmethod
+    def suggested(cls, values: Mapping[str, Any], lm: LM, layer: int) -> dict[str, Any]:
+        """A template's settings made to fit another model, in which tracing finds facts at `layer`.
+
+        `lm` may be a model without weights (its modules and shapes are there).
+        """
+        return dict(values)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a regulariser sees of an update: one parameter as it is now and as it was before any edit, and its delta."""
 
     name: str
-    modes: frozenset[Mode]
-    hparams: type[Any]
-    """Frozen dataclass of its settings, read from hparams/<name>/<model>.yaml."""
-    notes: dict[str, Any]
-    """Numbers about the latest `deltas()`, for the result file."""
+    weight: Tensor
+    delta: Tensor
+    unedited: Tensor
 
-    def __init__(self, lm: Any, hp: Any) -> None: ...
 
-    def deltas(self, edits: Sequence[Edit]) -> Deltas:
-        """The update for one batch of edits. The model is bit-identical before and after."""
+class Regularizer(Protocol):
+    """Decides what of an update is applied. A frozen dataclass; its fields are its parameters."""
+
+    name: ClassVar[str]
+
+    @property
+    def label(self) -> str:
+        """Behind the method's name in a result's file name: "RECT40"."""
+        ...
+
+    def settings(self) -> dict[str, Any]:
+        """For the result file: {"name": "rect", "keep": 0.4}."""
+        ...
+
+    def __call__(self, change: Change, memory: dict[str, Tensor], generator: Generator) -> Tensor:
+        """The delta to add. `memory` is its own, kept from update to update and with the weights of a stopped run."""
         ...
