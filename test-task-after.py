@@ -1,11 +1,7 @@
 """Edit a model, then score it: python test-task-after.py TASK MODE METHOD BEGIN END STEP [BATCH_SIZE] [flags]."""
 
-from core.registry import discover
 from core.script import script
-from editors.regularizers import NAMES, regularizer
-from experiment.cli import Plugins, test_task_after
+from experiment.cli import test_task_after
 
 if __name__ == "__main__":
-    script(
-        lambda: test_task_after(Plugins(discover("tasks", "TASK"), discover("editors", "EDITOR"), NAMES, regularizer))
-    )
+    script(test_task_after)

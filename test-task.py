@@ -1,8 +1,7 @@
 """Score a model on one of the eight tasks: python test-task.py TASK [flags]; --help lists them."""
 
-from core.registry import discover
 from core.script import script
 from experiment.cli import test_task
 
 if __name__ == "__main__":
-    script(lambda: test_task(discover("tasks", "TASK")))
+    script(test_task)

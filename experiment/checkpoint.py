@@ -5,7 +5,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from core.disk.lock import beside, held
 from core.disk.whole import clear
@@ -26,8 +27,9 @@ from experiment.quality import Probe
 UNREADABLE = (OSError, SafetensorError, ValueError, KeyError, TypeError)
 
 
-class Saved:
-    """An Editing on the disk: one safetensors file with the edited weights and, in its header, the record.
+class Checkpoint:
+    """An Editing on the disk: one safetensors file with the edited weights, what the editor and the regulariser keep
+    beside them, and in its header the record.
 
     The weights themselves and not their sum of deltas, so that a run that goes on has every bit of the one before.
     Runs whose edits begin alike share a file: `results` names those that this run is for, so that it removes nothing
@@ -43,6 +45,7 @@ class Saved:
         record = {name: getattr(editing, name) for name in ("refused", "updates", "own")}
         state = json.dumps({"key": self.key, "results": self.results, **record}, default=asdict)
         weights = {name: weight_of(editing.lm.model, name).detach().contiguous() for name in editing.unedited}
+        rest = _behind("state", editing.editor.state()) | _behind("memory", editing.memory)
         try:
             with self._alone():
                 there = self._state()
@@ -50,7 +53,7 @@ class Saved:
                     return
                 with tempfile.TemporaryDirectory(prefix=f".{self.file.name}-", dir=self.file.parent) as scratch:
                     clear(self.file, Path(scratch))
-                    save_file(weights, Path(scratch) / self.file.name, metadata={"state": state})
+                    save_file(weights | rest, Path(scratch) / self.file.name, metadata={"state": state})
                     os.replace(Path(scratch) / self.file.name, self.file)
         except (OSError, SafetensorError) as error:
             raise UserError(f"cannot write {self.file}: {error}; --results DIR names another place") from error
@@ -63,7 +66,7 @@ class Saved:
         try:
             with safe_open(self.file, framework="pt") as file:
                 state = json.loads(file.metadata()["state"])
-                weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             done = _done(state)
             planned = [[edit.index for edit in batch] for batch in batches[: len(done)]]
             if state["key"] != self.key:
@@ -76,7 +79,10 @@ class Saved:
             print(f"{self.file}: not usable ({error}); editing starts again", file=sys.stderr)
             self.file.unlink(missing_ok=True)
             return 0
+        weights = {name: tensor for name, tensor in tensors.items() if "/" not in name}
         editing.updates, editing.refused, editing.own = updates, state["refused"], own
+        editing.editor.load_state(_of("state", tensors))
+        editing.memory = _of("memory", tensors)
         editing.unedited = {name: weight_of(editing.lm.model, name).detach().cpu().clone() for name in weights}
         with torch.no_grad():
             for name, weight in weights.items():
@@ -112,6 +118,16 @@ class Saved:
 def _done(state: dict[str, Any]) -> list[list[int]]:
     """The edits of each update that was tried."""
     return [entry["edits"] for entry in (*state["updates"], *state["refused"])]
+
+
+def _behind(part: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors under names that no parameter has: "state/keys"."""
+    return {f"{part}/{name}": tensor.detach().contiguous() for name, tensor in tensors.items()}
+
+
+def _of(part: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What `_behind` put there."""
+    return {name.removeprefix(f"{part}/"): t for name, t in tensors.items() if name.startswith(f"{part}/")}
 
 
 def _hash(key: Any) -> str:

@@ -1,22 +1,22 @@
-"""A grid of experiments: a settings file in, command lines of the two scripts out, each done once.
+"""A grid of experiments: a settings file in, a list of experiments out.
 
-A cell of the grid is one sequence of edits of one model. It is a run of test-task-after.py with checkpoints: the model
-is edited on from one to the next, and what exists already is not made again.
+A cell of the grid is one sequence of edits of one model with checkpoints: the model is edited on from one to the next,
+and what exists already is not made again.
 """
 
 import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
-from experiment.cli import after_parser, parser
-from experiment.edit_session import EditSession, Plugins
-from experiment.run import Session
+from core.folders import RESULTS
+
+from experiment.plan import EditRequest, Experiment, Placement
 
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """A part of the grid: every method in every mode with every regulariser, "none" or "NAME SHARE"."""
+    """A part of the grid: every method in every mode with every regulariser: "none", "rect 0.4", "rect:keep=0.4"."""
 
     methods: tuple[str, ...]
     modes: tuple[str, ...]
@@ -25,9 +25,11 @@ class Block:
     checkpoints: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
+        if self.batch_size is not None and self.batch_size < 1:
+            raise ValueError(f"batch_size: expected 1 or more, found {self.batch_size}")
         for rule in self.regularizers:
             name, _, share = rule.partition(" ")
-            if bool(share) == (name == "none"):
+            if ":" not in rule and bool(share) == (name == "none"):
                 raise ValueError(f"regularizers: expected none, or a name and a share as in 'rect 0.4', found '{rule}'")
 
 
@@ -47,18 +49,21 @@ class Sweep:
     step: int = 1
     repeats: int = 0
     limit: int | None = None
-    seed: int | None = None
+    seed: int = 0
     data: str | None = None
-    results: str | None = None
+    results: str = str(RESULTS)
     device: str | None = None
-    dtype: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     batch_tokens: int | None = None
-    on_error: str | None = None
+    on_error: Literal["stop", "skip"] = "stop"
 
     def __post_init__(self) -> None:
         for counts in (self.checkpoints, *(block.checkpoints or () for block in self.grid)):
             if any(count < 0 for count in counts) or list(counts) != sorted(set(counts)):
                 raise ValueError(f"checkpoints: expected ascending numbers of edits, found {list(counts)}")
+        for name in ("limit", "batch_tokens"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name}: expected 1 or more, found {value}")
         if self.repeats < 0 or not self.grid:
             raise ValueError("repeats: expected 0 or more, and grid: expected at least one block")
         if self.begin < 0 or self.step < 1:
@@ -67,29 +72,6 @@ class Sweep:
     def counts(self, block: Block) -> tuple[int, ...]:
         """The block's checkpoints: its own, else those of the whole file."""
         return self.checkpoints if block.checkpoints is None else block.checkpoints
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One run of a script, by its arguments. `edits` is how many it applies."""
-
-    arguments: tuple[str, ...]
-    edits: int = 0
-
-    @property
-    def command(self) -> str:
-        script = "test-task-after.py" if self.edits else "test-task.py"
-        return " ".join(["python", script, *(f'"{a}"' if " " in a else a for a in self.arguments)])
-
-    def session(self, plugins: Plugins) -> Session:
-        """The run, resolved and checked but not begun."""
-        if self.edits:
-            return EditSession(after_parser(plugins).parse_args(self.arguments), plugins)
-        return Session(parser("", plugins.tasks).parse_args(self.arguments), plugins.tasks)
-
-    def run(self, plugins: Plugins) -> Iterator[Path]:
-        """Make the results that are missing; yields each one's path without its ending, once it is on the disk."""
-        return self.session(plugins).run()
 
 
 def within(sweep: Sweep, records: int) -> tuple[Sweep, list[int]]:
@@ -103,26 +85,45 @@ def within(sweep: Sweep, records: int) -> tuple[Sweep, list[int]]:
     return replace(sweep, grid=grid), sorted(beyond)
 
 
-def cells(sweep: Sweep) -> list[Cell]:
+def cells(sweep: Sweep) -> list[Experiment]:
     """All runs of the grid, those of the unedited models first."""
-    flags = {name: getattr(sweep, name) for name in ("limit", "seed", "data", "results", "device", "dtype")}
-    flags |= {"batch-tokens": sweep.batch_tokens}
-    shared = _flags(flags)
-    tasks = ",".join(sweep.tasks)
-    models = [_flags({"model": model}) for model in sweep.models or (None,)]
-    found = [Cell((tasks, *model, *shared)) for model in models] if 0 in sweep.checkpoints else []
-    edited = (*shared, *_flags({"on-error": sweep.on_error}))
-    draws = [_flags({"draw": draw}) for draw in (range(1, sweep.repeats + 1) or (None,))]
+    models = sweep.models or (None,)
+    unedited = [_experiment(sweep, model) for model in models] if 0 in sweep.checkpoints else []
+    draws = range(1, sweep.repeats + 1) or (None,)
+    edited = []
     for model, draw, block in itertools.product(models, draws, sweep.grid):
         for method, mode, rule in itertools.product(block.methods, block.modes, block.regularizers):
-            chosen = (*_regularizer(rule), *draw, *model, *edited)
             for counts in _runs(mode, [count for count in sweep.counts(block) if count]):
-                end = sweep.begin + counts[-1] * sweep.step
-                size = [block.batch_size] if mode == "Batch-Sequential" and block.batch_size else []
-                plan = map(str, (tasks, mode, method, sweep.begin, end, sweep.step, *size))
-                stops = _flags({"checkpoints": ",".join(map(str, counts[:-1])) or None})
-                found.append(Cell((*plan, *stops, *chosen), counts[-1]))
-    return found
+                name, _, keep = rule.partition(" ")
+                request = EditRequest(
+                    method=method,
+                    mode=mode,
+                    begin=sweep.begin,
+                    end=sweep.begin + counts[-1] * sweep.step,
+                    step=sweep.step,
+                    batch_size=block.batch_size if mode == "Batch-Sequential" else None,
+                    draw=draw,
+                    checkpoints=tuple(counts[:-1]),
+                    regularizer=name,
+                    keep=float(keep) if keep else None,
+                    on_error=sweep.on_error,
+                )
+                edited.append(_experiment(sweep, model, request))
+    return unedited + edited
+
+
+def _experiment(sweep: Sweep, model: str | None, edit: EditRequest | None = None) -> Experiment:
+    return Experiment(
+        tasks=sweep.tasks,
+        model=model,
+        edit=edit,
+        data=None if sweep.data is None else Path(sweep.data),
+        limit=sweep.limit,
+        seed=sweep.seed,
+        placement=Placement(device=sweep.device, dtype=sweep.dtype),
+        batch_tokens=sweep.batch_tokens,
+        results=Path(sweep.results),
+    )
 
 
 def _runs(mode: str, counts: list[int]) -> list[list[int]]:
@@ -130,12 +131,3 @@ def _runs(mode: str, counts: list[int]) -> list[list[int]]:
     if mode == "Batch-Single":
         return [[count] for count in counts]
     return [counts] if counts else []
-
-
-def _regularizer(rule: str) -> tuple[str, ...]:
-    name, _, share = rule.partition(" ")
-    return _flags({"regularizer": name, "keep": share}) if share else ()
-
-
-def _flags(values: dict[str, object]) -> tuple[str, ...]:
-    return tuple(itertools.chain(*((f"--{name}", str(value)) for name, value in values.items() if value is not None)))

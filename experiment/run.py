@@ -1,187 +1,185 @@
-"""One run of a script: what was asked for, resolved and checked before anything slow, then results written."""
+"""One run: edit on from number of edits to number of edits (0: the unedited model), score at each, write the results."""
 
-import argparse
 import hashlib
+import itertools
 import json
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
-from core import provenance, published, results
+from core import published, results
 from core.disk import lock
 from core.disk.whole import clear
-from core.errors import Interrupted
-from core.lm.model import LM, hash_folder, load
-from core.registry import pick
-from core.types import Task
+from core.errors import Interrupted, UserError
+from core.results import Result
+from core.types import Measure
+from experiment.checkpoint import Checkpoint
+from experiment.course import Course
+from experiment.export import exported
 from experiment.journal import Journal
-from experiment.scoring import degenerate, limited, score_model
-from inputs.sources import default_model, find_data, find_model
+from experiment.models import Bench, Models
+from experiment.note import FOLDER, Note
+from experiment.plan import Plan, Wanted
+from experiment.scoring import result_of, score_model
+from experiment.stopwatch import timed
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """A result to be made: of which task, after which edits (None: none). `edit` is that part of its settings."""
+class Made:
+    """A result on the disk, made by this run or (`new` is False) by an earlier one with the same settings."""
 
-    task: Task
-    plan: results.EditPlan | None = None
-    edit: dict[str, Any] | None = None
+    wanted: Wanted
+    result: Result
+    new: bool
 
 
-class Session:
-    """The model scored as it is. Making a session reads all data and settles which model is meant."""
+@dataclass(frozen=True)
+class Edited:
+    """So many edits are in; `quality` is that of core.results.Result."""
 
-    def __init__(self, args: argparse.Namespace, tasks: Mapping[str, Task]) -> None:
-        self.args = args
-        names = list(tasks) if args.task == "all" else args.task.split(",")
-        self.tasks = [pick("task", name, {**tasks}) for name in names]
-        self.sources = {task.name: find_data(f"task-data/{task.file}", args.data) for task in self.tasks}
-        self.samples = {t.name: limited(list(t.samples(self.sources[t.name].path)), args.limit) for t in self.tasks}
-        self.made = 0
-        self.seconds: dict[str, float] = {}
-        self.environment: dict[str, Any] = {}
-        self.kept: dict[str, str] = {}
-        self.model_name, self.folder = find_model(args.model)
-        self.model_sha256 = hash_folder(self.folder)
-        self.root = args.results / ("" if self.model_name == default_model() else self.model_name)
-        results.writable(self.root)
-        torch.manual_seed(args.seed)
+    edits: int
+    updates: int
+    quality: Mapping[str, Mapping[str, Measure]]
 
-    def run(self) -> Iterator[Path]:
-        """Make what is missing; yields each result's path without its ending, once it is on the disk."""
-        missing = self.missing()
-        killed = [w for w in self.wanted() if any(self.beside(w, e).exists() for e in ("lock", "journal"))]
-        begun = [wanted for wanted in self.wanted() if wanted in missing or wanted in killed]
-        with lock.held(self.beside(wanted, "lock") for wanted in begun):
+
+def run(plan: Plan, models: Models | None = None) -> Iterator[Made | Edited]:
+    """Make the results that are missing; yields every result as soon as it is on the disk, and when edits are in.
+
+    The model's weights are afterwards, however the run ends, what they were before. Raises UserError, before anything
+    slow, if a result is there that was made with other settings or if nothing can be written.
+    """
+    return _Run(plan, models or Models()).results()
+
+
+def existing(plan: Plan) -> dict[str, Result]:
+    """The results that are there, by their stem. UserError for one that was made with other settings."""
+    overwrite = plan.experiment.overwrite
+    found = {w.stem: results.existing(w.stem, w.settings, overwrite) for w in plan.wanted}
+    return {str(stem): result for stem, result in found.items() if result is not None}
+
+
+@dataclass
+class _Run:
+    plan: Plan
+    models: Models
+    seconds: dict[str, float] = field(default_factory=dict)
+    kept: dict[str, str] = field(default_factory=dict)
+    """What a signal from now on would leave, in words."""
+    done: int = 0
+    """How many results are on the disk."""
+
+    def results(self) -> Iterator[Made | Edited]:
+        plan, note = self.plan, Note(self.plan)
+        results.writable(plan.root)
+        unsaved = self._unsaved()  # a folder in the model's place is refused here, before hours of editing
+        there = existing(plan)
+        begun = [
+            wanted
+            for wanted in plan.wanted
+            if str(wanted.stem) not in there or any(wanted.beside(end).exists() for end in ("lock", "journal"))
+        ]
+        with lock.held(wanted.beside("lock") for wanted in begun):
             try:
-                missing = self.missing(tell=True)
-                self._note(len(self.wanted()) - len(missing))
-                for wanted in begun:
-                    if wanted not in missing:  # killed when its result was just written
-                        self.beside(wanted, "journal").unlink(missing_ok=True)
-                        clear(self.stem(wanted))
-                yield from self.make(missing)
+                there = existing(plan)  # another run may have made some since
+                self._count(len(there))
+                for wanted in plan.wanted:
+                    if result := there.get(str(wanted.stem)):
+                        yield Made(wanted, result, new=False)
+                        if wanted in begun:  # by a run that was killed when it had just written the result
+                            wanted.beside("journal").unlink(missing_ok=True)
+                            clear(wanted.stem)
+                absent = [wanted for wanted in plan.wanted if str(wanted.stem) not in there]
+                if absent or unsaved:
+                    note.write()
+                    yield from self._make(absent, unsaved)
+                if plan.schedule:
+                    self._checkpoint({}).remove()
+                note.remove()
+            except UserError:
+                if not self.kept:  # nothing was begun, so nothing can go on
+                    note.remove()
+                raise
             except KeyboardInterrupt as signal:
                 kept = f"kept: {', '.join(self.kept.values())}" if self.kept else "nothing is done yet"
                 raise Interrupted(f"{kept}; the same command goes on from there") from signal
 
-    def make(self, missing: Sequence[Wanted]) -> Iterator[Path]:
-        if missing:
-            lm = self.load()
-            for wanted in missing:
-                yield self.score(lm, wanted, {})
+    def _unsaved(self) -> bool:
+        """Whether the edited model is still to be saved."""
+        folder = self.plan.schedule and self.plan.schedule.request.save_model
+        return bool(folder) and not exported(folder, self.plan.edited)
 
-    def wanted(self) -> list[Wanted]:
-        return [Wanted(task) for task in self.tasks]
-
-    def missing(self, tell: bool = False) -> list[Wanted]:
-        """What does not exist yet; with `tell` what does is shown. UserError for one made with other settings."""
-        missing = []
-        for wanted in self.wanted():
-            found = results.existing(self.stem(wanted), self.settings(wanted), self.args.overwrite)
-            if found is None:
-                missing.append(wanted)
-            elif tell:
-                print(f"\n{wanted.task.name}: already there, made with the same settings")
-                show(self.stem(wanted), found)
-        return missing
-
-    def load(self) -> LM:
-        args = self.args
-        with self.timed("load"):
-            lm = load(self.folder, self.model_name, args.device, args.dtype, device_map=args.device_map, attn=args.attn)
-        self.environment = provenance.environment(str(lm.device))
-        return lm
-
-    def timed(self, stage: str) -> "Stopwatch":
-        return Stopwatch(self.seconds, stage)
-
-    def stem(self, wanted: Wanted) -> Path:
-        return results.stem(self.root, wanted.task.name, wanted.plan)
-
-    def settings(self, wanted: Wanted) -> dict[str, Any]:
-        """What decides a result's numbers; two runs with equal settings give the same result."""
-        return {
-            "task": wanted.task.name,
-            "model": {"name": self.model_name, "sha256": self.model_sha256, "dtype": self.args.dtype},
-            "data": self.sources[wanted.task.name].describe(),
-            "limit": self.args.limit,
-            "seed": self.args.seed,
-            "edit": wanted.edit,
-        }
-
-    def score(self, lm: LM, wanted: Wanted, extra: dict[str, Any]) -> Path:
-        """Score one task and write its result."""
-        task, path = wanted.task, self.stem(wanted)
-        journal = self._journal(wanted)
+    def _make(self, absent: Sequence[Wanted], unsaved: bool) -> Iterator[Made | Edited]:
+        plan = self.plan
+        with timed(self.seconds, "load"):
+            bench = self.models.bench(plan.model, plan.experiment.placement)
+        course = Course(plan, bench, self._checkpoint(bench.environment), self.seconds) if plan.schedule else None
         try:
-            with self.timed("score") as watch:
-                scored = score_model(lm, task, self.samples[task.name], self.args.batch_tokens, journal)
+            if course:
+                course.go_on(absent[0].edits if absent else len(course.schedule.edits))
+                self._keep(course)
+            for count, group in itertools.groupby(absent, key=lambda wanted: wanted.edits):
+                part = {}
+                if course:
+                    self._advance(course, count)
+                    part = course.described(count)
+                    yield Edited(count, course.editing.position, part["quality"])
+                for wanted in group:
+                    yield self._score(bench, wanted, part)
+            if course and unsaved:
+                self._advance(course, len(course.schedule.edits))
+                course.save()
         finally:
-            self.kept["completions"] = f"{len(journal)} of {len(self.samples[task.name])} completions of {task.name}"
-        metrics = task.summarize(scored)
-        result = {
-            "task": task.name,
-            "headline": next(iter(metrics)),
-            "metrics": {name: asdict(measure) for name, measure in metrics.items()},
-            "n": len({sample.id.rsplit("/", 1)[0] for sample, _, _ in scored}),
-            "completions": len(scored),
-            "truncated": sum(completion.truncated for _, completion, _ in scored),
-            "degenerate": degenerate(scored),
-            "published": published.beside(self.settings(wanted)),
-            **extra,
-            "settings": self.settings(wanted),
-            "environment": self.environment,
-            "seconds": {**self.seconds, "score": watch.seconds},
-        }
-        results.write(path, result, scored)
-        self._note(self.made + 1)
+            if course:
+                course.editing.undo()
+
+    def _advance(self, course: Course, count: int) -> None:
+        try:
+            course.advance(count)
+        finally:
+            self._keep(course)
+
+    def _keep(self, course: Course) -> None:
+        if course.checkpoint.count:
+            self.kept["updates"] = f"{course.checkpoint.count} of {len(course.schedule.updates)} updates"
+
+    def _score(self, bench: Bench, wanted: Wanted, part: Mapping[str, Any]) -> Made:
+        """Score one task and write its result; completions are kept on the way."""
+        task, samples = wanted.task, self.plan.samples[wanted.task.name]
+        budget = self.plan.experiment.batch_tokens
+        # Completions of this very result alone: same settings, same code, same batches.
+        key = json.dumps([wanted.settings, bench.environment, budget], sort_keys=True)
+        journal = Journal(wanted.beside("journal"), hashlib.sha256(key.encode()).hexdigest())
+        try:
+            with timed(self.seconds, "score"):
+                scored = score_model(bench.lm, task, samples, budget, journal)
+        finally:
+            self.kept["completions"] = f"{len(journal)} of {len(samples)} completions of {task.name}"
+        result = result_of(
+            task,
+            scored,
+            published=published.beside(wanted.settings),
+            settings=wanted.settings,
+            environment=bench.environment,
+            seconds=dict(self.seconds),
+            **part,
+        )
+        results.write(wanted.stem, result, scored)
+        self._count(self.done + 1)
         del self.kept["completions"]
         journal.remove()
-        print(f"\n{task.name}: {result['n']} records from {self.sources[task.name].path}")
-        show(path, result)
-        return path
+        return Made(wanted, result, new=True)
 
-    def _journal(self, wanted: Wanted) -> Journal:
-        """Completions of this very result, left by a run that was stopped: same settings, same code."""
-        key = json.dumps([self.settings(wanted), self.environment, self.args.batch_tokens], sort_keys=True)
-        return Journal(self.beside(wanted, "journal"), hashlib.sha256(key.encode()).hexdigest())
+    def _checkpoint(self, environment: Mapping[str, Any]) -> Checkpoint:
+        plan, schedule = self.plan, self.plan.schedule
+        assert schedule is not None
+        begin, end, step = schedule.settings["range"]
+        # Edits of a sequence are those of any longer one, so only what a single batch is made of knows its end.
+        ends = [begin, end, step] if schedule.settings["mode"] == "Batch-Single" else [begin, step]
+        key = {**plan.edited, "edit": {**schedule.settings, "range": ends}}
+        stems = [str(wanted.stem.relative_to(plan.root)) for wanted in plan.wanted]
+        return Checkpoint(plan.root / FOLDER, key, environment, stems)
 
-    def _note(self, made: int) -> None:
-        """What a signal from now on would leave."""
-        self.made = made
-        if made:
-            self.kept["results"] = f"{made} of {len(self.wanted())} results"
-
-    def beside(self, wanted: Wanted, ending: str) -> Path:
-        """A hidden file of a run at work, beside the result."""
-        stem = self.stem(wanted)
-        return stem.with_name(f".{stem.name}.{ending}")
-
-
-class Stopwatch:
-    """`with Stopwatch(seconds, "stage")` notes how long the block took."""
-
-    def __init__(self, seconds: dict[str, float], stage: str) -> None:
-        self.into, self.stage, self.seconds = seconds, stage, 0.0
-
-    def __enter__(self) -> "Stopwatch":
-        self.start = time.perf_counter()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.seconds = self.into[self.stage] = round(time.perf_counter() - self.start, 3)
-
-
-def show(path: Path, result: dict[str, Any]) -> None:
-    print(results.table(result["metrics"], result["n"]))
-    if result.get("published"):
-        print(published.line(result["published"]))
-    for kind, count in result.get("degenerate", {}).items():
-        if count > result["completions"] / 2:
-            print(f"collapsed: {count} of {result['completions']} completions are {kind.replace('_', ' ')}")
-    print(f"-> {path}.json\n-> {path}.jsonl", flush=True)
+    def _count(self, done: int) -> None:
+        self.done = done
+        if done:
+            self.kept["results"] = f"{done} of {len(self.plan.wanted)} results"

@@ -1,1 +1,8 @@
-"""The tasks: every module without a leading underscore defines `TASK`, a `core.types.Task`."""
+"""The tasks: every module without a leading underscore that defines TASK, a `core.types.Task`, is one.
+
+Those of a folder `tasks` with an __init__.py anywhere on PYTHONPATH are found too.
+"""
+
+from pkgutil import extend_path
+
+__path__ = extend_path(__path__, __name__)

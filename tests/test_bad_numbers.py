@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from core.errors import EditRefused, UserError
 from core.lm.model import LM
 from core.registry import discover
+from core.script import script
 from core.types import Deltas, Edit, Mode
 from editors import memit, rome
 from editors.memit import factorise, spread
@@ -171,9 +172,8 @@ def test_a_system_of_memit_that_cannot_be_solved() -> None:
 def run(monkeypatch: pytest.MonkeyPatch, name: str, *words: object) -> int:
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, "argv", [name, *map(str, words)])
-    plugins = cli.Plugins(TASKS, EDITORS, NAMES, regularizer)
     try:
-        cli.script((lambda: cli.test_task_after(plugins)) if "after" in name else (lambda: cli.test_task(TASKS)))
+        script(cli.test_task_after if "after" in name else cli.test_task)
     except SystemExit as end:
         return int(end.code or 0)
     return 0

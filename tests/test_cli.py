@@ -22,9 +22,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from core.lm import model
 from core.registry import discover
-from editors.regularizers import NAMES, regularizer
-from experiment import cli, edit_session
-from experiment import run as run_module
+from core.script import script
+from experiment import cli, course, models
 from inputs import sources
 
 TASKS, EDITORS = discover("tasks", "TASK"), discover("editors", "EDITOR")
@@ -75,10 +74,9 @@ def call(
         chosen = [pair for pair in zip(common[::2], common[1::2], strict=True) if pair[0] not in words]
         arguments = [*words, *(word for pair in chosen for word in pair)] if given else words
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
-        plugins = cli.Plugins(TASKS, EDITORS, NAMES, regularizer)
         code = 0
         try:
-            cli.script((lambda: cli.test_task_after(plugins)) if after else (lambda: cli.test_task(TASKS)))
+            script(cli.test_task_after if after else cli.test_task)
         except SystemExit as error:
             code = int(error.code or 0)
         out, err = capsys.readouterr()
@@ -140,7 +138,7 @@ def test_an_existing_result_is_reported_not_redone(call: Call, tmp_path: Path, m
     path = tmp_path / "out/tiny-gpt2/test-NLI/result-NLI-before-edit.json"
     stamp = path.stat().st_mtime_ns
     with monkeypatch.context() as patch:
-        patch.setattr(run_module, "load", lambda *_, **__: pytest.fail("loaded the model"))
+        patch.setattr(models, "load", lambda *_, **__: pytest.fail("loaded the model"))
         again = call("NLI")
     assert again.code == 0
     assert "already there, made with the same settings" in again.out
@@ -246,13 +244,13 @@ def test_batches(call: Call, tmp_path: Path) -> None:
 def test_the_saved_model_is_the_edited_one(
     call: Call, tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen, export, ids = [], edit_session.export, torch.arange(40).view(2, 20)
+    seen, export, ids = [], course.export, torch.arange(40).view(2, 20)
 
     def spy(lm: Any, folder: Path, note: Any) -> None:
         seen.append(lm.model(ids).logits)
         export(lm, folder, note)
 
-    monkeypatch.setattr(edit_session, "export", spy)
+    monkeypatch.setattr(course, "export", spy)
     run = call("NLI", "Instance-Sequential", "ROME", 0, 2, 1, "--save-model", tmp_path / "edited", after=True)
     assert (run.code, run.err) == (0, [])
     reloaded = AutoModelForCausalLM.from_pretrained(tmp_path / "edited")
@@ -268,7 +266,7 @@ def test_the_saved_model_is_the_edited_one(
     # An existing result does not keep the model from being saved; an existing folder is refused before any work.
     assert call("NLI", "Instance-Sequential", "ROME", 0, 2, 1, "--save-model", tmp_path / "more", after=True).code == 0
     assert (tmp_path / "more/model.safetensors").read_bytes() == (tmp_path / "edited/model.safetensors").read_bytes()
-    monkeypatch.setattr(run_module, "load", lambda *_, **__: pytest.fail("loaded the model"))
+    monkeypatch.setattr(models, "load", lambda *_, **__: pytest.fail("loaded the model"))
     again = call("NLI", "Instance-Sequential", "ROME", 0, 2, 1, "--save-model", tmp_path / "edited", after=True)
     assert (again.code, again.err) == (0, [])
     other = call("NLI", "Instance-Sequential", "ROME", 0, 3, 1, "--save-model", tmp_path / "edited", after=True)
@@ -465,7 +463,7 @@ def test_no_room_for_results(call: Call, tmp_path: Path, monkeypatch: pytest.Mon
 
     with monkeypatch.context() as patch:
         patch.setattr("tempfile.TemporaryFile", full)
-        patch.setattr(run_module, "load", lambda *_, **__: pytest.fail("loaded the model"))
+        patch.setattr(models, "load", lambda *_, **__: pytest.fail("loaded the model"))
         refused(call("NLI"), r"cannot write results to .*: No space left on device; --results DIR names another place")
     monkeypatch.setattr(os, "replace", full)
     run = call("NLI")
@@ -485,7 +483,7 @@ def test_one_prompt_alone_may_be_too_much(call: Call, monkeypatch: pytest.Monkey
         raise torch.OutOfMemoryError("as if")
 
     monkeypatch.setattr(lm.model, "forward", out_of_memory)
-    monkeypatch.setattr(run_module, "load", lambda *_, **__: lm)
+    monkeypatch.setattr(models, "load", lambda *_, **__: lm)
     refused(call("NLI"), r"NLI: one prompt alone does not fit in memory; try --dtype bfloat16")
 
 

@@ -19,18 +19,14 @@ from tiny_settings import ROME_YAML
 import prepare
 import train_MEND
 from core.errors import UserError
-from core.registry import discover
 from core.script import script
-from editors.regularizers import NAMES, regularizer
 from experiment import cli
-from experiment.edit_session import Plugins
 from inputs import embedded, hub, models, sources
 
 SAMPLE = ROOT / "data/sample"
-PLUGINS = Plugins(discover("tasks", "TASK"), discover("editors", "EDITOR"), NAMES, regularizer)
 MAINS: dict[str, Callable[[], None]] = {
-    "test-task.py": lambda: cli.test_task(PLUGINS.tasks),
-    "test-task-after.py": lambda: cli.test_task_after(PLUGINS),
+    "test-task.py": cli.test_task,
+    "test-task-after.py": cli.test_task_after,
     "train_MEND.py": train_MEND.main,
     "prepare.py": prepare.main,
 }

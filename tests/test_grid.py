@@ -5,26 +5,34 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from core import hparams
 from core.errors import UserError
-from core.registry import discover
-from editors.regularizers import NAMES, regularizer
-from experiment.edit_session import Plugins
+from core.lm import model as lm_model
+from editors import _value
+from experiment import models
+from experiment.arguments import command
 from experiment.engines import local
-from experiment.grid import Block, Cell, Sweep, cells, within
+from experiment.engines.local import Outcome
+from experiment.grid import Block, Sweep, cells, within
+from experiment.plan import EditRequest, Experiment, Placement
 from tests.conftest import ROOT
-from tests.killing import untraced
+from tests.killing import TIMES, untraced
+from tests.tiny_settings import ROME as ROME_SETTINGS
 from tests.tiny_settings import ROME_YAML
 
 ROME = Block(methods=("ROME",), modes=("Instance-Sequential",), regularizers=("none", "rect 0.4"))
 
 
 def commands(**settings: object) -> list[str]:
-    return [cell.command.removeprefix("python ") for cell in cells(Sweep(**settings))]  # type: ignore[arg-type]
+    return [command(cell).removeprefix("python ") for cell in cells(Sweep(**settings))]  # type: ignore[arg-type]
 
 
 def test_a_cell_is_one_sequence_of_edits() -> None:
@@ -60,14 +68,14 @@ def test_checkpoints_without_edits_are_left_out() -> None:
     ):
         less, left_out = within(sweep, records)
         assert ([block.checkpoints for block in less.grid], left_out) == (counts, beyond)
-    assert [cell.edits for cell in cells(less)] == [0]  # the unedited model
+    assert [cell.edit for cell in cells(less)] == [None]  # the unedited model
 
 
 def test_a_dry_run_prints_the_commands_and_what_is_left_out(tmp_path: Path) -> None:
     grid = "[{methods: [KN], modes: [Instance-Sequential], checkpoints: [2, 400]}]"
     (tmp_path / "grid.yaml").write_text(f"{{data: data/sample, tasks: [NER], grid: {grid}}}")
-    command = [sys.executable, "sweep.py", tmp_path / "grid.yaml", "--dry-run"]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    words = [sys.executable, "sweep.py", tmp_path / "grid.yaml", "--dry-run"]
+    run = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
     flags = "--data data/sample"
     assert run.stdout.splitlines() == [
         f"python test-task.py NER {flags}",
@@ -99,41 +107,99 @@ def test_a_bad_file_is_one_line(tmp_path: Path, text: str, message: str) -> None
     assert str(path) in str(error.value) and message in str(error.value)
 
 
-def test_one_cell_that_fails_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def run(cell: Cell, plugins: Plugins) -> list[Path]:
-        if cell.arguments == ("bad",):
-            raise UserError("what is wrong")
-        return [tmp_path] * 3
+def ended(events: Iterator[str | Outcome]) -> list[Outcome]:
+    return [event for event in events if isinstance(event, Outcome)]
 
-    monkeypatch.setattr(Cell, "run", run)
-    plugins = Plugins({}, {}, NAMES, regularizer)
-    todo = [Cell(("good",)), Cell(("bad",)), Cell(("good",))]
-    assert [(outcome.made, outcome.error) for outcome in local.local(todo, plugins)] == [
-        (3, None),
-        (0, "what is wrong"),
-        (3, None),
+
+def cell(model: Path, results: Path, edit: EditRequest | None = None, task: str = "NLI") -> Experiment:
+    place = Placement(device="cpu")
+    data = Path("data/sample")
+    return Experiment(tasks=(task,), model=str(model), edit=edit, data=data, limit=2, placement=place, results=results)
+
+
+def rome(folder: Path, **more: Any) -> EditRequest:
+    (folder / "rome.yaml").write_text(ROME_YAML)
+    asked: dict[str, Any] = {"method": "ROME", "mode": "Instance-Sequential", "begin": 0, "end": 2}
+    return EditRequest(hparams=folder / "rome.yaml", **{**asked, **more})
+
+
+def test_one_cell_that_fails_does_not_stop_the_others(tiny_folder: Path, tmp_path: Path) -> None:
+    todo = [
+        cell(tiny_folder, tmp_path / "a"),
+        cell(tiny_folder, tmp_path, task="spam"),
+        cell(tiny_folder, tmp_path / "b"),
+    ]
+    outcomes = ended(local.local(todo))
+    assert [outcome.made for outcome in outcomes] == [1, 0, 1]
+    assert [outcome.error and outcome.error.split(";")[0] for outcome in outcomes] == [
+        None,
+        "unknown task 'spam'",
+        None,
     ]
 
 
-def test_two_workers_make_what_one_makes(tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_workers_make_what_one_makes(tiny_folder: Path, tmp_path: Path) -> None:
     """Real processes; what they print comes out whole, without bars, and a cell that fails is one line."""
-    (tmp_path / "rome.yaml").write_text(ROME_YAML)
-    shared = ("--model", str(tiny_folder), "--data", "data/sample", "--limit", "2", "--device", "cpu")
-    edited = ("Instance-Sequential", "ROME", "0", "2", "1", "--hparams", str(tmp_path / "rome.yaml"), *shared)
-    plugins = Plugins(discover("tasks", "TASK"), discover("editors", "EDITOR"), NAMES, regularizer)
     made = {}
     for workers in (1, 2):
-        out = ("--results", str(tmp_path / str(workers)))
-        todo = [Cell(("NLI", *shared, *out)), Cell(("NLI", *edited, *out), 2), Cell(("spam", *shared, *out))]
-        outcomes = list(local.local(todo, plugins, workers))
+        out = tmp_path / str(workers)
+        todo = [cell(tiny_folder, out), cell(tiny_folder, out, rome(tmp_path)), cell(tiny_folder, out, task="spam")]
+        events = list(local.local(todo, workers))
+        outcomes = ended(iter(events))
         assert sorted(outcome.made for outcome in outcomes) == [0, 1, 1]
         assert [o.error.split(";")[0] for o in outcomes if o.error] == ["unknown task 'spam'"]
-        made[workers] = {
-            path.name: path.read_bytes() for path in (tmp_path / str(workers)).rglob("result-*.jsonl") if path.is_file()
-        }
-        told = capsys.readouterr().out
-        assert told.count("records from data/sample/task-data/test-NLI.tsv") == 2 and "\r" not in told
+        made[workers] = {path.name: path.read_bytes() for path in out.rglob("result-*.jsonl") if path.is_file()}
+        shown = "\n".join(event for event in events if isinstance(event, str))
+        assert shown.count("records from data/sample/task-data/test-NLI.tsv") == 2 and "\r" not in shown
     assert len(made[1]) == 2 and made[1] == made[2]
+
+
+def test_a_worker_has_one_model_for_all_cells(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two methods, two regularisers, three numbers of edits and the unedited model: loaded, hashed and measured once.
+
+    And every cell gives what it gives on a model of its own.
+    """
+    calls: Counter[str] = Counter()
+
+    def counted(owner: Any, name: str) -> None:
+        real = getattr(owner, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            calls[name] += 1
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, call)
+
+    for owner, name in ((models, "load"), (models, "hash_folder"), (lm_model, "hash_folder"), (_value, "sample")):
+        counted(owner, name)
+    (tmp_path / "kn.yaml").write_text("{steps: 2, batch_size: 2, adaptive_threshold: 0.2}")
+    edits = [
+        replace(rome(tmp_path, end=3, checkpoints=(1, 2)), regularizer=name, keep=keep, **more)
+        for more in ({"hparams": rome_drawn(tmp_path)}, {"method": "KN", "hparams": tmp_path / "kn.yaml"})
+        for name, keep in (("none", None), ("random", 0.4))
+    ]
+    todo = [cell(tiny_folder, tmp_path / "one", edit) for edit in (None, *edits)]
+    assert [outcome.made for outcome in ended(local.local(todo))] == [1, 3, 3, 3, 3]
+    assert calls == {"load": 1, "hash_folder": 1, "sample": 1}
+    for edit in edits:
+        ended(local.local([cell(tiny_folder, tmp_path / "each", edit)]))
+    each = contents(tmp_path / "each")
+    assert len(each) == 24 and {name: contents(tmp_path / "one")[name] for name in each} == each
+
+
+def rome_drawn(folder: Path) -> Path:
+    """ROME's settings with context templates that are drawn from the model."""
+    given = {**ROME_SETTINGS, "context_templates": None, "context_template_length_params": [[3, 1]]}
+    (folder / "drawn.yaml").write_text(json.dumps(given))
+    return folder / "drawn.yaml"
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Result files by name, without their times."""
+    files = (path for path in folder.rglob("result-*") if path.is_file())
+    return {path.name: TIMES.sub("", path.read_text(encoding="utf-8")) for path in files}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -147,9 +213,9 @@ def test_a_signal_to_the_sweep_alone_stops_its_workers(
     config = {"tasks": ["NLI"], "limit": 2, "begin": 0, "checkpoints": [300], "device": "cpu", "grid": [grid]}
     config |= {"models": [str(tiny_folder)], "data": str(ROOT / "data/sample"), "results": "out"}
     (tmp_path / "grid.yaml").write_text(json.dumps(config))
-    command = [sys.executable, str(ROOT / "sweep.py"), "grid.yaml", "--workers", "2"]
+    words = [sys.executable, str(ROOT / "sweep.py"), "grid.yaml", "--workers", "2"]
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "env": untraced()}
-    process = subprocess.Popen(command, cwd=tmp_path, text=True, **pipes)  # type: ignore[call-overload]
+    process = subprocess.Popen(words, cwd=tmp_path, text=True, **pipes)  # type: ignore[call-overload]
     locks = tmp_path / "out" / tiny_folder.name / "test-NLI"
     while len(list(locks.glob(".*.lock"))) < 2:
         assert process.poll() is None, process.communicate()

@@ -91,7 +91,7 @@ def test_in_a_run(
     arguments += ["--device", "cpu", "--results", str(tmp_path / "results")]
     monkeypatch.setattr(sys, "argv", ["test-task.py", *arguments])
     for _ in range(2):
-        cli.test_task(discover("tasks", "TASK"))
+        cli.test_task()
         out = capsys.readouterr().out.splitlines()
         assert "published (as_released): 0.518 (read off a figure to ±0.005, on the whole official set)" in out
     (result,) = (tmp_path / "results").rglob("*.json")

@@ -9,21 +9,20 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import sweep
+import editors
 from core.errors import UserError
-from core.registry import discover
-from editors.regularizers import NAMES, regularizer
-from editors.rome import ROME
-from experiment.edit_session import Plugins
+from experiment import grid_cli
 from experiment.engines import local, ray_driver, ray_worker
 from experiment.engines.local import Outcome
-from experiment.engines.ray_worker import Made, Order
-from experiment.grid import Cell
+from experiment.engines.ray_worker import Delivery, Order
+from experiment.models import Models
+from experiment.plan import EditRequest, Experiment, Placement, resolve
 from tests.conftest import ROOT
 from tests.tiny_settings import ROME_YAML
 
@@ -31,7 +30,7 @@ TASKS = ("NLI", "SentimentAnalysis")
 BEFORE = {f"test-{task}/result-{task}-before-edit" for task in TASKS}
 STEMS = {
     method: [[f"test-{t}/result-{t}-Instance-Sequential-{method}-{count}" for t in TASKS] for count in (1, 2, 3)]
-    for method in ("ROME", "ROME-RECT40")
+    for method in ("Waiting", "Waiting-RECT40")
 }
 FIRST = {stem for counts in STEMS.values() for stems in counts[:2] for stem in stems}
 ALL = BEFORE | {stem for counts in STEMS.values() for stems in counts for stem in stems}
@@ -40,7 +39,22 @@ pytestmark = pytest.mark.xdist_group("ray")  # one cluster
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
+def plug_ins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with editors of its own, for this process and those of Ray."""
+    folder = tmp_path_factory.mktemp("plug-ins")
+    (folder / "editors").mkdir()
+    (folder / "editors/__init__.py").touch()
+    (folder / "editors/_for_ray.py").write_text(EDITORS)
+    for name in ("waiting", "dying", "bug", "refusing"):
+        code = f"from editors._for_ray import {name.title()}\n\nEDITOR = {name.title()}\n"
+        (folder / f"editors/{name}.py").write_text(code)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(editors, "__path__", [*editors.__path__, str(folder / "editors")])
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def cluster(plug_ins: Path) -> Iterator[Any]:
     """A head and one more node, one CPU each."""
     pytest.importorskip("ray", reason="Ray is not installed: pip install -r requirements-cluster.txt")
     from ray.cluster_utils import Cluster
@@ -51,6 +65,7 @@ def cluster() -> Iterator[Any]:
     started = Cluster()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TMPDIR", folder)  # of Ray and its workers
+        patch.setenv("PYTHONPATH", str(plug_ins))
         try:
             started.add_node(**node, include_dashboard=False, _system_config=sooner)
             started.add_node(**node)
@@ -60,76 +75,95 @@ def cluster() -> Iterator[Any]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def at_third_edit(folder: Path) -> type[ROME]:
-    """ROME that notes where it runs, and waits before its third edit until there is a file `go`."""
+EDITORS = '''"""ROME that notes where it runs and waits before its third edit for a file `go`; and three that fail."""
 
-    class Waiting(ROME):
-        def deltas(self, edits: Any) -> Any:
-            with (folder / "edited").open("a") as log:
-                log.write(f"{os.getpid()} {os.getppid()} {edits[0].index}\n")
-            while edits[0].index == 202 and not (folder / "go").exists():
-                time.sleep(0.05)
-            return super().deltas(edits)
+import os
+import time
+from pathlib import Path
 
-    return Waiting
+from core.errors import UserError
+from editors.rome import ROME
+
+FOLDER = Path(__file__).parents[1]
 
 
-def dying() -> type[ROME]:
-    class Dying(ROME):
-        name = "Dying"
+class Waiting(ROME):
+    name = "Waiting"
 
-        def deltas(self, edits: Any) -> Any:
-            os._exit(1)
+    def deltas(self, edits):
+        with (FOLDER / "edited").open("a") as log:
+            log.write(f"{os.getpid()} {os.getppid()} {edits[0].index}\\n")
+        while edits[0].index == 202 and not (FOLDER / "go").exists():
+            time.sleep(0.05)
+        return super().deltas(edits)
 
-    return Dying
+
+class Dying(ROME):
+    name = "Dying"
+
+    def deltas(self, edits):
+        os._exit(1)
 
 
-def wrong(error: Exception) -> type[ROME]:
-    class Wrong(ROME):
-        name = type(error).__name__
+class Bug(ROME):
+    name = "Bug"
 
-        def deltas(self, edits: Any) -> Any:
-            raise error
+    def deltas(self, edits):
+        raise ValueError("what is\\nwrong")
 
-    return Wrong
+
+class Refusing(ROME):
+    name = "Refusing"
+
+    def deltas(self, edits):
+        raise UserError("no such file")
+'''
 
 
 class Setting:
-    """Cells of the tiny model, plug-ins, and what an engine's driver did with the results."""
+    """Cells of the tiny model, and what an engine's driver did with the results."""
 
-    def __init__(self, folder: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, folder: Path, plug_ins: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (folder / "rome.yaml").write_text(ROME_YAML)
-        self.folder, self.model, self.patch = folder, model, monkeypatch
+        self.folder, self.plug_ins, self.model, self.patch = folder, plug_ins, model, monkeypatch
         self.written: Counter[str] = Counter()
         self.received: list[str] = []
         self.then: Callable[[], None] = lambda: None
-        editors = [
-            at_third_edit(folder),
-            dying(),
-            wrong(ValueError("what is\nwrong")),
-            wrong(UserError("no such file")),
-        ]
-        self.plugins = Plugins(discover("tasks", "TASK"), {e.name: e for e in editors}, NAMES, regularizer)
 
-    def cells(self, out: str) -> list[Cell]:
-        rect = ("--regularizer", "rect", "--keep", "0.4")
-        return [self.cell(out, "ROME", "203", 3), self.cell(out, "ROME", "203", 3, *rect), self.cell(out)]
+    def cells(self, out: str) -> list[Experiment]:
+        rect = self.cell(out, "Waiting", 3, regularizer="rect", keep=0.4)
+        return [self.cell(out, "Waiting", 3), rect, self.cell(out)]
 
-    def cell(self, out: str, method: str = "", end: str = "201", edits: int = 0, *flags: str) -> Cell:
-        common = ["--model", self.model, "--data", ROOT / "data/sample", "--limit", 2, "--device", "cpu"]
-        words = (",".join(TASKS), *map(str, common), "--results", str(self.folder / out))
-        if method:
-            plan = ("Instance-Sequential", method, "200", end, "1", "--hparams", str(self.folder / "rome.yaml"))
-            words = (words[0], *plan, *words[1:], *(("--checkpoints", "1,2") if edits == 3 else ()), *flags)
-        return Cell(words, edits)
+    def cell(self, out: str, method: str = "", edits: int = 1, **more: Any) -> Experiment:
+        hparams = self.folder / "rome.yaml"
+        checkpoints = (1, 2) if edits == 3 else ()
+        request = EditRequest(
+            method=method,
+            mode="Instance-Sequential",
+            begin=200,
+            end=200 + edits,
+            hparams=hparams,
+            checkpoints=checkpoints,
+            **more,
+        )
+        return Experiment(
+            tasks=TASKS,
+            model=str(self.model),
+            edit=request if method else None,
+            data=ROOT / "data/sample",
+            limit=2,
+            placement=Placement(device="cpu"),
+            results=self.folder / out,
+        )
 
     def watch(self) -> None:
         keep, place = ray_driver.keep, ray_driver.results.place
 
-        def kept(job: ray_driver.Job, made: Made) -> None:
-            self.received.append(made.stem)
-            keep(job, made)
+        def kept(job: ray_driver.Job, delivery: Delivery) -> str | None:
+            self.received.append(delivery.stem)
+            shown = keep(job, delivery)
             self.then()
+            return shown
 
         def placed(path: Path, *contents: str) -> None:
             self.written[f"{path.parent.name}/{path.name}"] += 1
@@ -154,14 +188,14 @@ class Setting:
 
     def edited(self) -> list[list[int]]:
         """Process, its parent (one per node) and index of every edit so far."""
-        return [[int(word) for word in line.split()] for line in (self.folder / "edited").read_text().splitlines()]
+        return [[int(word) for word in line.split()] for line in (self.plug_ins / "edited").read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
-def setting(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Iterator[Setting]:
+def setting(tmp_path_factory: pytest.TempPathFactory, plug_ins: Path, tiny_folder: Path) -> Iterator[Setting]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
-        yield Setting(tmp_path_factory.mktemp("sweep"), tiny_folder, patch)
+        yield Setting(tmp_path_factory.mktemp("sweep"), plug_ins, tiny_folder, patch)
 
 
 @pytest.fixture(scope="module")
@@ -180,11 +214,11 @@ def swept(cluster: Any, setting: Setting) -> list[Outcome]:
             while all(map(running, workers)):  # it outlives its node by a moment, in which it could end its cell
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
-            (setting.folder / "go").touch()
+            (setting.plug_ins / "go").touch()
 
     setting.watch()
     setting.then = lose_a_node
-    outcomes = list(ray_driver.run(setting.cells("ray"), setting.plugins, cluster.address))
+    outcomes = ended(ray_driver.run(setting.cells("ray"), cluster.address))
     assert not cluster.worker_nodes
     return outcomes
 
@@ -203,7 +237,7 @@ def test_every_result_is_made_once_though_a_node_is_lost(setting: Setting, swept
 def test_the_results_are_those_of_a_local_sweep(setting: Setting, swept: list[Outcome]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(setting, "written", Counter())
-        assert [outcome.made for outcome in local.local(setting.cells("local"), setting.plugins, 1)] == [6, 6, 2]
+        assert [outcome.made for outcome in ended(local.local(setting.cells("local"), 1))] == [6, 6, 2]
     assert setting.files("local") == setting.files("ray")
     for stem in ALL:
         assert setting.result("local", stem) == setting.result("ray", stem)
@@ -212,14 +246,14 @@ def test_the_results_are_those_of_a_local_sweep(setting: Setting, swept: list[Ou
 def test_what_is_there_is_not_made_again_and_failures_are_one_line(
     cluster: Any, setting: Setting, swept: list[Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gone = STEMS["ROME-RECT40"][1][0]
+    gone = STEMS["Waiting-RECT40"][1][0]
     before = setting.result("ray", gone)
     for ending in ("json", "jsonl"):
         (setting.folder / "ray/tiny-gpt2" / f"{gone}.{ending}").unlink()
     setting.received.clear()
     monkeypatch.setattr(ray_driver, "LOSSES", 0)
-    failing = [setting.cell("ray", name, edits=1) for name in ("ValueError", "UserError", "Dying", "unknown")]
-    outcomes = {o.cell: o for o in ray_driver.run([*setting.cells("ray"), *failing], setting.plugins, cluster.address)}
+    failing = [setting.cell("ray", name) for name in ("Bug", "Refusing", "Dying", "unknown")]
+    outcomes = {o.cell: o for o in ended(ray_driver.run([*setting.cells("ray"), *failing], cluster.address))}
     assert [outcomes[cell].made for cell in [*setting.cells("ray"), *failing]] == [0, 1, 0, 0, 0, 0, 0]
     assert setting.received == [gone]
     assert setting.result("ray", gone) == before
@@ -234,9 +268,9 @@ def test_an_interrupt_stops_the_workers_and_keeps_what_has_arrived(
 ) -> None:
     import ray
 
-    (setting.folder / "go").unlink()
+    (setting.plug_ins / "go").unlink()
     setting.received.clear()
-    first = {stem for stems in STEMS["ROME"][:2] for stem in stems}
+    first = {stem for stems in STEMS["Waiting"][:2] for stem in stems}
 
     def interrupt() -> None:
         if set(setting.received) >= first:
@@ -247,7 +281,7 @@ def test_an_interrupt_stops_the_workers_and_keeps_what_has_arrived(
     setting.then = interrupt
     handler = signal.getsignal(signal.SIGTERM)
     with pytest.raises(KeyboardInterrupt):
-        list(ray_driver.run([setting.cell("stopped", "ROME", "203", 3)], setting.plugins, cluster.address))
+        list(ray_driver.run([setting.cell("stopped", "Waiting", 3)], cluster.address))
     assert not ray.is_initialized()
     assert signal.getsignal(signal.SIGTERM) == handler
     assert setting.files("stopped") == sorted(f"{stem}.{ending}" for stem in first for ending in ("json", "jsonl"))
@@ -255,6 +289,10 @@ def test_an_interrupt_stops_the_workers_and_keeps_what_has_arrived(
     while running(setting.edited()[-1][0]):
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+def ended(events: Iterator[str | Outcome]) -> list[Outcome]:
+    return [event for event in events if isinstance(event, Outcome)]
 
 
 def running(process: int) -> bool:
@@ -269,14 +307,13 @@ def test_a_worker_without_the_files_says_so(setting: Setting, tmp_path: Path) ->
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
         cell = setting.cell("here")
-        asked = ray_worker.settings_of(cell.session(setting.plugins))
+        asked = [dict(wanted.settings) for wanted in resolve(cell, Models()).wanted]
         asked[0] = {**asked[0], "model": {**asked[0]["model"], "sha256": "0123"}}
-        (told,) = ray_worker.work(Order(cell, str(ROOT), asked, {}), setting.plugins)
-        assert "model.sha256: '0123', now " in told
-        named = Cell(tuple("no-such-model" if word == str(setting.model) else word for word in cell.arguments))
-        (told,) = ray_worker.work(Order(named, str(tmp_path), asked, {}), setting.plugins)
+        (line,) = ray_worker.work(Order(cell, str(ROOT), asked, {}))
+        assert "model.sha256: '0123', now " in line
+        (line,) = ray_worker.work(Order(replace(cell, model="no-such-model"), str(tmp_path), asked, {}))
         assert Path.cwd() == tmp_path
-        assert "no model 'no-such-model': neither hugging_cache/no-such-model" in told
+        assert "no model 'no-such-model': neither hugging_cache/no-such-model" in line
 
 
 @pytest.mark.parametrize(
@@ -289,18 +326,18 @@ def test_a_worker_without_the_files_says_so(setting: Setting, tmp_path: Path) ->
 def test_flags_of_the_other_engine_are_refused(flags: list[str], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["sweep.py", "configs/smoke.yaml", *flags])
     with pytest.raises(UserError, match=message):
-        sweep.main()
+        grid_cli.main()
 
 
 def test_ray_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"pip install -r requirements-cluster\.txt"):
-        ray_driver.run([], Plugins({}, {}, NAMES, regularizer))
+        list(ray_driver.run([]))
 
 
 @pytest.mark.parametrize("address", ["ray://127.0.0.1:1", "127.0.0.1:1", "nowhere"])
 def test_a_bad_address_is_one_line(address: str) -> None:
     pytest.importorskip("ray", reason="Ray is not installed: pip install -r requirements-cluster.txt")
     with pytest.raises(UserError) as error:
-        ray_driver.run([], Plugins({}, {}, NAMES, regularizer), address)
+        list(ray_driver.run([], address))
     assert address in str(error.value) and "\n" not in str(error.value)

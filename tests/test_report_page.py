@@ -29,10 +29,8 @@ from analysis.plots import scores as plot_scores
 from analysis.study import HEADLINE, Panel, Point, family, studies
 from analysis.tradeoff import Trade
 from core.errors import UserError
-from core.registry import discover
 from core.script import script
 from core.types import Measure
-from editors.regularizers import NAMES, regularizer
 from experiment import cli as scripts
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -450,7 +448,7 @@ def test_results_of_the_scripts(tmp_path: Path, tiny_folder: Path, monkeypatch: 
     scripts.test_task(TASKS)
     words = f"NLI Instance-Sequential ROME 0 2 1 --hparams {tmp_path / 'rome.yaml'}".split()
     monkeypatch.setattr(sys, "argv", ["test-task-after.py", *words, *common])
-    scripts.test_task_after(scripts.Plugins(TASKS, discover("editors", "EDITOR"), NAMES, regularizer))
+    scripts.test_task_after()
     page = made(tmp_path / "r", tmp_path / "report")
     assert "After 2 ROME edits with no regulariser, NLI accuracy is not significantly different: " in page
     assert "the edited weights have changed by " in page

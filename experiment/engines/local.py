@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import cache
 from threading import RLock
 from typing import NoReturn
 
@@ -18,24 +19,32 @@ import torch
 from tqdm import tqdm
 
 from core.errors import UserError
-from experiment.edit_session import Plugins
-from experiment.grid import Cell
+from experiment.models import Models
+from experiment.plan import Experiment, resolve
+from experiment.run import Made, run
+from experiment.show import text
 
 
 @dataclass(frozen=True)
 class Outcome:
     """A finished cell: how many results it made, and the one line of its error if it failed."""
 
-    cell: Cell
+    cell: Experiment
     made: int
     error: str | None = None
 
 
-def local(cells: Sequence[Cell], plugins: Plugins, workers: int | None = None) -> Iterator[Outcome]:
-    """Cell after cell on `workers` processes (default: one per visible GPU, else this process alone)."""
+def local(cells: Sequence[Experiment], workers: int | None = None) -> Iterator[str | Outcome]:
+    """Cell after cell on `workers` processes (default: one per visible GPU, else this process alone).
+
+    Yields what a terminal should show, and the outcome of each cell as it ends. A worker loads and hashes a model once
+    for all its cells that follow each other.
+    """
     workers = min(workers or torch.cuda.device_count() or 1, len(cells))
     if workers <= 1:
-        yield from (_run(cell, plugins) for cell in cells)
+        models = Models()
+        for cell in cells:
+            yield from _run(cell, models)
         return
     context = multiprocessing.get_context("spawn")
     places = context.Queue()
@@ -45,24 +54,25 @@ def local(cells: Sequence[Cell], plugins: Plugins, workers: int | None = None) -
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
     with ProcessPoolExecutor(workers, context, _begin, (places, torch.cuda.device_count())) as pool:
         try:
-            for future in as_completed([pool.submit(_captured, cell, plugins) for cell in cells]):
-                outcome, told = future.result()
-                print(told, end="", flush=True)
-                yield outcome
+            for future in as_completed([pool.submit(_captured, cell) for cell in cells]):
+                yield from future.result()
         except BaseException:
             for worker in multiprocessing.active_children():
                 worker.terminate()  # the pool would wait for the cells that it has begun
             raise
 
 
-def _run(cell: Cell, plugins: Plugins) -> Outcome:
+def _run(cell: Experiment, models: Models) -> Iterator[str | Outcome]:
     made = 0
     try:
-        for _ in cell.run(plugins):
-            made += 1
+        plan = resolve(cell, models)
+        for event in run(plan, models):
+            made += isinstance(event, Made) and event.new
+            yield text(event, plan)
     except UserError as error:
-        return Outcome(cell, made, str(error))
-    return Outcome(cell, made)
+        yield Outcome(cell, made, str(error))
+    else:
+        yield Outcome(cell, made)
 
 
 def _begin(places: "multiprocessing.Queue[int]", gpus: int) -> None:
@@ -86,11 +96,21 @@ def _stop(number: int, frame: object) -> NoReturn:
     raise SystemExit(128 + number)
 
 
-def _captured(cell: Cell, plugins: Plugins) -> tuple[Outcome, str]:
-    """The cell's outcome and what a terminal would show of it, so that workers do not talk at the same time."""
+@cache
+def _models() -> Models:
+    """Those of this process."""
+    return Models()
+
+
+def _captured(cell: Experiment) -> tuple[str, Outcome]:
+    """What a terminal would show of the cell, and its outcome: workers do not talk at the same time."""
     try:
-        with contextlib.redirect_stdout(io.StringIO()) as told, contextlib.redirect_stderr(told):
-            outcome = _run(cell, plugins)
+        with contextlib.redirect_stdout(io.StringIO()) as shown, contextlib.redirect_stderr(shown):
+            for event in _run(cell, _models()):
+                if isinstance(event, Outcome):
+                    outcome = event
+                else:
+                    shown.write(f"{event}\n")
     except SystemExit as end:
         os._exit(int(end.code or 0))  # the pool would take this for the outcome of the cell, and hand out the next one
-    return outcome, re.sub(r"[^\n]*\r", "", told.getvalue())
+    return re.sub(r"[^\n]*\r", "", shown.getvalue()), outcome

@@ -19,11 +19,14 @@ from typing import Any
 from core import results
 from core.disk import lock
 from core.errors import UserError
-from experiment.edit_session import Plugins
+from core.results import Result
 from experiment.engines.local import Outcome
-from experiment.engines.ray_worker import Made, Order, last_line, work
-from experiment.grid import Cell
-from experiment.run import Session, show
+from experiment.engines.ray_worker import Delivery, Order, last_line, work
+from experiment.models import Models
+from experiment.note import Note
+from experiment.plan import Experiment, Plan, resolve
+from experiment.run import Made, existing
+from experiment.show import scores
 
 LOSSES = 3
 """How many workers a cell may lose before it fails: it may be what kills them."""
@@ -33,24 +36,29 @@ LOSSES = 3
 class Job:
     """A cell at work: how many of its results have arrived, how many workers were lost under it."""
 
-    cell: Cell
-    session: Session
+    plan: Plan
     locks: ExitStack = field(default_factory=ExitStack)
     made: int = 0
     losses: int = 0
 
     def ended(self, error: str | None = None) -> Outcome:
+        if error is None:
+            Note(self.plan).remove()
         self.locks.close()
-        return Outcome(self.cell, self.made, error)
+        return Outcome(self.plan.experiment, self.made, error)
+
+    def absent(self) -> bool:
+        """Whether results are still to be made."""
+        return len(existing(self.plan)) < len(self.plan.wanted)
 
 
-def run(cells: Sequence[Cell], plugins: Plugins, address: str | None = None) -> Iterator[Outcome]:
-    """Each cell as it ends, on the cluster at `address` ("auto": the one this machine belongs to).
+def run(cells: Sequence[Experiment], address: str | None = None) -> Iterator[str | Outcome]:
+    """What a terminal should show, and each cell's outcome as it ends, on the cluster at `address`.
 
-    Without an address: that of RAY_ADDRESS, else the one this machine belongs to, else a new one of this machine alone.
-    UserError if Ray is not installed or there is no cluster.
+    "auto" is the cluster that this machine belongs to. Without an address: that of RAY_ADDRESS, else the one this
+    machine belongs to, else a new one of this machine alone. UserError if Ray is not installed or there is no cluster.
     """
-    return _Driver(_connect(address), plugins).outcomes(cells)
+    return _Driver(_connect(address)).outcomes(cells)
 
 
 def _connect(address: str | None) -> Any:
@@ -75,58 +83,60 @@ def _connect(address: str | None) -> Any:
 
 
 class _Driver:
-    def __init__(self, ray: Any, plugins: Plugins) -> None:
-        self.ray, self.plugins = ray, plugins
+    def __init__(self, ray: Any) -> None:
+        self.ray, self.models = ray, Models()
         self.task = ray.remote(num_cpus=1, num_returns="streaming", max_retries=0, scheduling_strategy="SPREAD")(work)
         self.jobs: dict[Any, Job] = {}  # by the stream that its results come on
 
-    def outcomes(self, cells: Sequence[Cell]) -> Iterator[Outcome]:
+    def outcomes(self, cells: Sequence[Experiment]) -> Iterator[str | Outcome]:
         todo = deque(cells)
         try:
             while todo or self.jobs:
                 places = self.ray.cluster_resources()
-                if todo and len(self.jobs) < 2 * (places.get("GPU") or places.get("CPU") or 1):  # the next lie ready
-                    ended = self.begin(todo.popleft())
+                # One cell waits for each place, so that none is idle between two of them.
+                if todo and len(self.jobs) < 2 * (places.get("GPU") or places.get("CPU") or 1):
+                    event = self.begin(todo.popleft())
                 else:
                     (stream,), _ = self.ray.wait(list(self.jobs), num_returns=1)
-                    ended = self.receive(stream)
-                if ended:
-                    yield ended
+                    event = self.receive(stream)
+                if event is not None:
+                    yield event
         finally:
             self.end()
 
-    def begin(self, cell: Cell) -> Outcome | None:
+    def begin(self, cell: Experiment) -> Outcome | None:
         """Submit a cell; its outcome if there is nothing to make, or no way to."""
         try:
-            job = Job(cell, cell.session(self.plugins))
-            job.locks.enter_context(lock.held(job.session.beside(w, "lock") for w in job.session.missing()))
+            plan = resolve(cell, self.models)
+            there = existing(plan)
+            job = Job(plan)
+            absent = [wanted for wanted in plan.wanted if str(wanted.stem) not in there]
+            job.locks.enter_context(lock.held(wanted.beside("lock") for wanted in absent))
+            if absent:
+                Note(plan).write()
         except UserError as error:
             return Outcome(cell, 0, str(error))
         return self.submit(job)
 
     def submit(self, job: Job) -> Outcome | None:
         """Order what is missing from a worker; the outcome if nothing is."""
-        session = job.session
         try:
-            missing = session.missing()
+            if not job.absent():
+                return job.ended()
         except UserError as error:
             return job.ended(str(error))
-        if not missing:
-            return job.ended()
-        order = Order.of(job.cell, session, missing)
-        on_gpu = "GPU" in self.ray.cluster_resources() and session.args.device != "cpu"
-        self.jobs[self.task.options(num_gpus=int(on_gpu)).remote(order, self.plugins)] = job
+        on_gpu = "GPU" in self.ray.cluster_resources() and job.plan.experiment.placement.device != "cpu"
+        self.jobs[self.task.options(num_gpus=int(on_gpu)).remote(Order.of(job.plan))] = job
         return None
 
-    def receive(self, stream: Any) -> Outcome | None:
-        """Take in what comes next on a stream; the outcome if that was the last."""
+    def receive(self, stream: Any) -> str | Outcome | None:
+        """Take in what comes next on a stream: a result, as a terminal should show it, or the cell's outcome."""
         job, error = self.jobs[stream], None
         try:
-            made: Made | str = self.ray.get(next(stream))
-            if not isinstance(made, str):
-                keep(job, made)
-                return None
-            error = made
+            delivery: Delivery | str = self.ray.get(next(stream))
+            if not isinstance(delivery, str):
+                return keep(job, delivery)
+            error = delivery
         except StopIteration:
             pass
         except UserError as unwritable:
@@ -147,17 +157,19 @@ class _Driver:
         """Stop what is at work, and leave the cluster."""
         for stream, job in self.jobs.items():
             self.ray.cancel(stream)
-            job.ended()
+            job.ended("stopped")
         if self.jobs:  # time for the workers to remove their folders; one that Ray kills first leaves it
             self.ray.wait([stream.completed() for stream in self.jobs], num_returns=len(self.jobs), timeout=30)
         self.ray.shutdown()
 
 
-def keep(job: Job, made: Made) -> None:
-    """Write a result, unless it is there. UserError if it cannot be written or is there with other settings."""
-    path, summary = job.session.root / made.stem, json.loads(made.summary)
-    if results.existing(path, summary["settings"], job.session.args.overwrite) is None:
-        results.place(path, made.samples, made.summary)
-        job.made += 1
-        print(f"\n{summary['task']}: {summary['n']} records, on {made.host}")
-        show(path, summary)
+def keep(job: Job, delivery: Delivery) -> str | None:
+    """Write a result, unless it is there, and show it. UserError if that cannot be, or other settings made it."""
+    stem = job.plan.root / delivery.stem
+    wanted = next(wanted for wanted in job.plan.wanted if wanted.stem == stem)
+    if results.existing(stem, wanted.settings, job.plan.experiment.overwrite) is not None:
+        return None
+    results.place(stem, delivery.samples, delivery.summary)
+    job.made += 1
+    result = Result.from_json(json.loads(delivery.summary), f"{stem}.json")
+    return scores(f"{result.task}: {result.n} records, on {delivery.host}", Made(wanted, result, new=True))

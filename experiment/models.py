@@ -1,0 +1,89 @@
+"""The models of one process: each found and hashed once, loaded once, and measured unedited once.
+
+A grid runs many cells on one model. Every cell puts the weights back bit for bit, so what was measured of the unedited
+model (an editor's templates and second moments, the answers to the edits' prompts) holds for the next one too.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from core.lm.model import LM, hash_folder, load
+from core.provenance import environment
+from core.types import Edit, Editor
+from experiment.plan import Placement
+from experiment.quality import Probe, probe
+from inputs.sources import find_model
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model on the disk; `sha256` is of its configuration and weights."""
+
+    name: str
+    folder: Path
+    sha256: str
+
+
+@dataclass
+class Bench:
+    """An unedited model at hand, and what was measured of it."""
+
+    lm: LM
+    environment: Mapping[str, Any]
+    _editor: tuple[Any, Editor] | None = None
+    _answers: dict[tuple[Edit, ...], list[Probe]] = field(default_factory=dict)
+
+    def editor(self, cls: type[Editor], hp: Any, seed: int, files: Mapping[str, str]) -> Editor:
+        """The editor as new; `files` are the hashes of what it depends on. The last one is kept: gigabytes, for some."""
+        key = (cls, hp, seed, dict(files))
+        if self._editor is None or self._editor[0] != key:
+            self._editor = None  # let go before the next one is made
+            self._editor = (key, cls(self.lm, hp, seed))
+        self._editor[1].load_state({})
+        return self._editor[1]
+
+    def answers(self, updates: Sequence[Sequence[Edit]]) -> list[Probe]:
+        """What the unedited model says about each edit.
+
+        By update, not all at once: a probability's last bits depend on the rows it shares a batch with, and a
+        checkpoint is to be, to the last bit, what a run that ends there gives.
+        """
+        for batch in map(tuple, updates):
+            if batch not in self._answers:
+                self._answers[batch] = probe(self.lm, batch)
+        return [answer for batch in updates for answer in self._answers[tuple(batch)]]
+
+
+class Models:
+    """See the module's docstring. One model is held at a time."""
+
+    def __init__(self) -> None:
+        self._identified: dict[str | None, Model] = {}
+        self._held: tuple[Any, Bench] | None = None
+
+    def identify(self, given: str | None) -> Model:
+        """The model that `--model` names (None: the default), found and hashed. UserError if there is none."""
+        if given not in self._identified:
+            name, folder = find_model(given)
+            self._identified[given] = Model(name, folder, hash_folder(folder))
+        return self._identified[given]
+
+    def bench(self, model: Model, placement: Placement) -> Bench:
+        """The model loaded there."""
+        key = (model, placement)
+        if self._held is None or self._held[0] != key:
+            self._held = None  # memory for two need not be there
+            p = placement
+            lm = load(
+                model.folder,
+                model.name,
+                p.device,
+                p.dtype,
+                device_map=p.device_map,
+                attn=p.attn,
+                fingerprint=model.sha256,
+            )
+            self._held = (key, Bench(lm, environment(str(lm.device))))
+        return self._held[1]

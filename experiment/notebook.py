@@ -1,0 +1,138 @@
+"""The words of a notebook: load, wrap, edits, edited, probe, score."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from core.folders import HPARAMS
+from transformers import PreTrainedModel
+
+from core import hparams, results
+from core.errors import UserError
+from core.lm import model
+from core.lm.model import LM
+from core.metrics import summarize
+from core.registry import discover, pick
+from core.types import MODES, Edit, Editor, Measure, Scored, Task, per_update
+from editors import regularizers
+from experiment import quality
+from experiment.editing import Editing, Rules
+from experiment.plan import batches, limited
+from experiment.quality import Probe, probe
+from experiment.scoring import score_model
+from inputs.sources import find_data, find_model
+
+
+def load(name: str | Path | None = None, **placement: Any) -> LM:
+    """The model of that name in hugging_cache/, or in that folder; without one, what the scripts would take.
+
+    `placement` is device, dtype, device_map, attn as on the command line. Raises UserError if it cannot be loaded.
+    """
+    found, folder = find_model(None if name is None else str(name))
+    return model.load(folder, found, **placement)
+
+
+def wrap(model: PreTrainedModel, tokenizer: Any, name: str) -> LM:
+    """A model in memory. `name` says whose settings (hparams/METHOD/NAME.yaml) it is edited with."""
+    return LM(model, tokenizer, name)
+
+
+def edits(
+    name: str, begin: int, end: int, step: int = 1, *, data: Path | str | None = None, draw: int | None = None
+) -> list[Edit]:
+    """The edits range(begin, end, step) of an edit set; with `draw`, a seed, as many drawn from `begin` on.
+
+    `data` names a folder to read from instead of data/. Raises UserError for a record that is no edit.
+    """
+    chosen = pick("edit set", name, discover("edit_sets", "EDIT_SET"))
+    found: list[Edit] = chosen.edits(_file(chosen.file, data), begin, end, step, draw)
+    return found
+
+
+@dataclass
+class Record:
+    """What was done to a model: `editing` holds its updates, `before` what the unedited model said about each edit."""
+
+    editing: Editing
+    edits: Sequence[Edit]
+    before: Sequence[Probe]
+
+    def quality(self) -> dict[str, dict[str, Measure]]:
+        """How well the edits took: stage ("before", "own", "after") -> metric -> mean with its interval.
+
+        Asks the model as it is now: inside the `with` block of `edited`.
+        """
+        return quality.summarize(self.before, self.editing.own, probe(self.editing.lm, self.edits))
+
+
+@contextmanager
+def edited(
+    lm: LM,
+    method: str,
+    edits: Sequence[Edit],
+    *,
+    batch_size: int | None = None,
+    regularizer: str = "none",
+    settings: Mapping[str, Any] | Path | str | None = None,
+    seed: int = 0,
+    max_update: float = 1000.0,
+    **options: Any,
+) -> Iterator[Record]:
+    """Let the model be edited inside the block; every weight is put back bit for bit at its end, however it ends.
+
+    `batch_size` edits are one update; without one, all of them, or a single one for a method that takes them one by
+    one. `settings` are those of the method: a mapping, or a file instead of hparams/METHOD/MODEL.yaml. `options` are
+    the regulariser's, e.g. keep=0.4. Raises UserError for an update that is refused.
+    """
+    editor: type[Editor] = pick("method", method, discover("editors", "EDITOR"))
+    mode = "Batch-Sequential" if batch_size else next(mode for mode in MODES if mode in editor.modes)
+    if mode not in editor.modes:
+        raise UserError(f"{editor.name} takes its edits one by one: leave batch_size out")
+    rules = Rules(regularizers.make(regularizer, options), seed, max_update)
+    if isinstance(settings, Mapping):
+        hp = hparams.build(editor.hparams, dict(settings), "settings")
+    else:
+        hp = hparams.load(editor.hparams, Path(settings or HPARAMS / editor.name / f"{lm.name}.yaml"))
+    updates = batches(edits, per_update(mode, len(edits), batch_size))
+    before = [answer for batch in updates for answer in probe(lm, batch)]
+    editing = Editing(lm, editor(lm, hp, seed), rules)
+    try:
+        for batch in updates:
+            editing.step(batch)
+        yield Record(editing, edits, before)
+    finally:
+        editing.undo()
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a model scored on a task; as text, the table that the scripts show."""
+
+    task: str
+    metrics: Mapping[str, Measure]
+    n: int
+    """Records, of which a sample of NER is a fourth."""
+    samples: Scored
+
+    @property
+    def headline(self) -> Measure:
+        return next(iter(self.metrics.values()))
+
+    def __str__(self) -> str:
+        return results.table(self.metrics, self.n)
+
+
+def score(
+    lm: LM, task: str, *, limit: int | None = None, data: Path | str | None = None, batch_tokens: int | None = None
+) -> Scores:
+    """Score the model, as it is now, on the first `limit` records of a task. Raises UserError for data it cannot read."""
+    chosen: Task = pick("task", task, discover("tasks", "TASK"))
+    samples = limited(list(chosen.samples(_file(f"task-data/{chosen.file}", data))), limit)
+    scored = score_model(lm, chosen, samples, batch_tokens)
+    return Scores(task, summarize(chosen, scored), len({sample.record for sample in samples}), scored)
+
+
+def _file(name: str, data: Path | str | None) -> Path:
+    return find_data(name, None if data is None else Path(data)).path

@@ -1,0 +1,141 @@
+"""experiment.plan and experiment.arguments: words to an experiment and back, and a plan that changes nothing."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT
+from tiny_settings import ROME_YAML
+
+from core.errors import UserError
+from core.lm.model import DTYPES
+from experiment import arguments
+from experiment.arguments import after_parser, command, experiment, parser
+from experiment.models import Models
+from experiment.note import Note
+from experiment.plan import EditRequest, Experiment, Placement, resolve
+
+EDITED = Experiment(
+    tasks=("NER", "NLI"),
+    model="a model",
+    edit=EditRequest(
+        method="MEMIT",
+        mode="Batch-Sequential",
+        begin=10,
+        end=22,
+        step=3,
+        batch_size=2,
+        draw=4,
+        checkpoints=(2,),
+        regularizer="rect",
+        keep=0.25,
+        hparams=Path("my/settings.yaml"),
+        edit_batch=8,
+        max_update=10.0,
+        on_error="skip",
+        save_every=5.0,
+        save_model=Path("out"),
+    ),
+    data=Path("my data"),
+    limit=7,
+    seed=3,
+    placement=Placement(device="cuda:1", dtype="bfloat16", device_map="auto", attn="eager"),
+    batch_tokens=512,
+    results=Path("elsewhere"),
+    overwrite=True,
+)
+
+
+@pytest.mark.parametrize("asked", [Experiment(), EDITED, Experiment(tasks=("NLI",), limit=2)])
+def test_a_command_asks_for_the_experiment_it_was_made_of(asked: Experiment) -> None:
+    import shlex
+
+    _, script, *words = shlex.split(command(asked))
+    read = after_parser() if script == "test-task-after.py" else parser()
+    assert experiment(read.parse_args(words)) == asked
+
+
+def test_the_command_says_what_is_not_usual() -> None:
+    asked = Experiment(edit=EditRequest(method="ROME", mode="Instance-Sequential", begin=200, end=204))
+    assert command(asked) == "python test-task-after.py all Instance-Sequential ROME 200 204 1"
+    assert command(EDITED).startswith(
+        "python test-task-after.py NER,NLI Batch-Sequential MEMIT 10 22 3 2 --checkpoints 2"
+    )
+
+
+def test_every_dtype_can_be_asked_for() -> None:
+    assert set(arguments.DTYPES) == set(DTYPES)
+
+
+@pytest.fixture
+def asked(tmp_path: Path, tiny_folder: Path) -> Experiment:
+    (tmp_path / "rome.yaml").write_text(ROME_YAML)
+    request = EditRequest(
+        method="ROME",
+        mode="Instance-Sequential",
+        begin=200,
+        end=203,
+        checkpoints=(1,),
+        regularizer="rect",
+        hparams=tmp_path / "rome.yaml",
+        save_model=tmp_path / "saved",
+    )
+    return Experiment(
+        tasks=("NLI", "NER"),
+        model=str(tiny_folder),
+        edit=request,
+        data=ROOT / "data/sample",
+        limit=2,
+        placement=Placement(device="cpu"),
+        results=tmp_path / "out",
+    )
+
+
+def test_a_plan_has_everything_settled_and_changes_nothing(asked: Experiment, tmp_path: Path) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    plan = resolve(asked, Models())
+    assert sorted(tmp_path.rglob("*")) == before
+    names = [wanted.stem.relative_to(plan.root).as_posix() for wanted in plan.wanted]
+    assert names == [
+        f"test-{task}/result-{task}-Instance-Sequential-ROME-RECT40-{count}"
+        for count in (1, 3)
+        for task in ("NLI", "NER")
+    ]
+    assert [len(samples) for samples in plan.samples.values()] == [2, 8]
+    settings = plan.wanted[-1].settings
+    assert list(settings) == ["task", "model", "data", "limit", "seed", "edit"]
+    assert settings["edit"]["regularizer"] == {"name": "rect", "keep": 0.4}
+    assert [wanted.settings["edit"]["range"] for wanted in plan.wanted[::2]] == [[200, 201, 1], [200, 203, 1]]
+    assert json.loads(json.dumps(settings)) == settings  # as it comes back from a file
+
+
+def test_the_note_says_what_the_run_was(asked: Experiment) -> None:
+    plan = resolve(asked, Models())
+    note = Note(plan)
+    note.write()
+    content = json.loads(note.file.read_text(encoding="utf-8"))
+    assert content["command"] == command(asked)
+    assert list(content["results"].values()) == [wanted.settings for wanted in plan.wanted]
+    assert note.file.parent == plan.root / "unfinished"
+    note.remove()
+    assert not note.file.parent.exists()
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"method": "rom"}, "unknown method 'rom': did you mean 'ROME'"),
+        ({"mode": "Batch-Single"}, "ROME does not run in mode Batch-Single; its modes: Instance-Sequential"),
+        ({"batch_size": 2}, "Instance-Sequential takes no BATCH_SIZE"),
+        ({"regularizer": "recta"}, "unknown regularizer 'recta': did you mean 'rect'"),
+        ({"edit_batch": 2}, "--edit-batch: ROME takes its edits one at a time"),
+        ({"checkpoints": (9,)}, "--checkpoints: no update ends at 9 edits"),
+    ],
+)
+def test_what_cannot_be_is_refused(changed: dict[str, Any], message: str, asked: Experiment) -> None:
+    from dataclasses import replace
+
+    assert asked.edit
+    with pytest.raises(UserError, match=message):
+        resolve(replace(asked, edit=replace(asked.edit, **changed)), Models())
