@@ -1,4 +1,4 @@
-"""The model on its way through a schedule's edits: edited on, kept for a run that goes on, described for result files."""
+"""The model on its way through a schedule's edits: edited on, kept on the disk, described for result files."""
 
 import time
 from dataclasses import asdict

@@ -127,7 +127,7 @@ class Scores:
 def score(
     lm: LM, task: str, *, limit: int | None = None, data: Path | str | None = None, batch_tokens: int | None = None
 ) -> Scores:
-    """Score the model, as it is now, on the first `limit` records of a task. Raises UserError for data it cannot read."""
+    """Score the model, as it is now, on the first `limit` records of a task. UserError for data it cannot read."""
     chosen: Task = pick("task", task, discover("tasks", "TASK"))
     samples = limited(list(chosen.samples(_file(f"task-data/{chosen.file}", data))), limit)
     scored = score_model(lm, chosen, samples, batch_tokens)

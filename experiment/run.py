@@ -1,4 +1,4 @@
-"""One run: edit on from number of edits to number of edits (0: the unedited model), score at each, write the results."""
+"""One run: edit on from number of edits to number of edits (0: as it is), score at each, write the results."""
 
 import hashlib
 import itertools

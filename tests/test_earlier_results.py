@@ -28,9 +28,9 @@ needs_model = pytest.mark.skipif(not (EMBEDDED / "config.json").is_file(), reaso
 @pytest.mark.parametrize("edit", [None, ROME], ids=["unedited", "edited"])
 def test_made_with_the_same_settings(edit: EditRequest | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    shutil.copytree(EARLIER, tmp_path / "smollm2-135m")
     asked = Experiment(tasks=TASKS, model="smollm2-135m", edit=edit, limit=3, results=tmp_path)
     plan = resolve(asked, Models())
+    shutil.copytree(EARLIER, plan.root, dirs_exist_ok=True)
     assert len(existing(plan)) == len(plan.wanted) == 2
 
 
