@@ -10,9 +10,9 @@ from tqdm import tqdm
 
 from core import hparams
 from core.errors import Interrupted, UserError
-from core.readers import edit_records
 from core.registry import discover
 from core.script import KEPT, Parser, positive, script
+from edit_sets.zsre import EDIT_SET
 from editors.regularizers import NAMES, regularizer
 from experiment.edit_session import Plugins
 from experiment.engines import local, ray_driver
@@ -40,7 +40,7 @@ def parser() -> Parser:
 def fitting(sweep: Sweep) -> Sweep:
     """The sweep as far as there are edits for it; says what is left out."""
     file = find_data("edited-data/zsre.json", Path(sweep.data) if sweep.data else None).path
-    records = len(edit_records(file))
+    records = len(EDIT_SET.records(file))
     sweep, beyond = within(sweep, records)
     if beyond:
         counts = ", ".join(map(str, beyond))

@@ -4,13 +4,11 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
-from core.lm.model import DTYPES
+from core import folders
 from core.script import Parser, positive
-from core.types import Task
+from core.types import DTYPES, Task
 from experiment.edit_session import MODES, EditSession, Plugins
 from experiment.run import Session
-
-RESULTS = Path("test-result")
 
 
 def parser(description: str, tasks: Mapping[str, Task]) -> Parser:
@@ -29,7 +27,7 @@ def parser(description: str, tasks: Mapping[str, Task]) -> Parser:
     )
     p.add_argument("--limit", type=positive, metavar="N", help="only the first N records of each task")
     p.add_argument("--seed", type=int, default=0, help="seed of everything that is drawn (default: 0)")
-    p.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="default: test-result")
+    p.add_argument("--results", type=Path, default=folders.RESULTS, metavar="DIR", help="default: test-result")
     p.add_argument("--batch-tokens", type=positive, metavar="N", help="token budget of a batch; never changes a result")
     p.add_argument("--overwrite", action="store_true", help="replace results made with other settings, redo equal ones")
     return p

@@ -10,11 +10,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from core import hparams, readers, results
+from core import folders, hparams, results
+from core.disk.digest import sha256
 from core.errors import UserError
 from core.lm.model import LM
 from core.registry import pick
 from core.types import Edit, Editor, Mode, Task
+from edit_sets.zsre import EDIT_SET
 from experiment import quality
 from experiment.checkpoint import Saved
 from experiment.editing import Editing, Regularize, Rules
@@ -48,10 +50,10 @@ class EditSession(Session):
         if args.draw is not None:
             self.root /= f"draw-{args.draw}"
         self.source: Source = find_data("edited-data/zsre.json", args.data)
-        self.edits: list[Edit] = readers.edits(self.source.path, args.begin, args.end, args.step, args.draw)
+        self.edits: list[Edit] = EDIT_SET.edits(self.source.path, args.begin, args.end, args.step, args.draw)
         self.batches = list(batches(self.edits, self.mode, args.batch_size))
         self.counts = checkpoints(args.checkpoints, self.batches)
-        self.hparams_file = args.hparams or Path("hparams") / self.editor.name / f"{self.model_name}.yaml"
+        self.hparams_file = args.hparams or folders.HPARAMS / self.editor.name / f"{self.model_name}.yaml"
         self.hp = hparams.load(self.editor.hparams, self.hparams_file)
         if args.edit_batch is not None:
             if not hasattr(self.hp, "edit_batch"):
@@ -78,7 +80,7 @@ class EditSession(Session):
             "draw": args.draw,
             "batch_size": args.batch_size,
             "hparams": asdict(self.hp),
-            "files": {name: readers.sha256(path) for name, path in self.files().items()},
+            "files": {name: sha256(path) for name, path in self.files().items()},
             "regularizer": None if args.regularizer == "none" else {"name": args.regularizer, "keep": args.keep},
             "max_update": args.max_update,
             "data": self.source.describe(),
