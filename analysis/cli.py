@@ -9,6 +9,7 @@ from analysis.export import csv_text
 from analysis.figures import Picture
 from analysis.page import GENERATOR, build
 from analysis.study import studies
+from core import folders
 from core.errors import UserError
 from core.script import Parser
 
@@ -19,7 +20,7 @@ OURS = {"index.html", "figures", "results.csv"}
 def main() -> None:
     p = Parser(description="Turn result files into one self-contained report.")
     p.add_argument("results", type=Path, metavar="RESULTS", help="folder with result files, e.g. test-result/")
-    p.add_argument("--out", type=Path, default=Path("report"), metavar="DIR", help="default: report")
+    p.add_argument("--out", type=Path, default=folders.REPORT, metavar="DIR", help="default: report")
     p.add_argument("--title", default=TITLE, help=f"default: {TITLE}")
     args = p.parse_args()
     replaceable(args.out)

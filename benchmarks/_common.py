@@ -7,24 +7,24 @@ from pathlib import Path
 
 import torch
 
-from core import readers
+from core import folders
 from core.lm.model import LM, load
 from core.types import Edit
+from edit_sets.zsre import EDIT_SET
 from inputs.embedded import EMBEDDED_MODEL
-from inputs.sources import CACHE, SAMPLE
 
 
 def embedded() -> LM:
     torch.manual_seed(0)
-    return load(CACHE / EMBEDDED_MODEL, EMBEDDED_MODEL, device="cpu")
+    return load(folders.MODELS / EMBEDDED_MODEL, EMBEDDED_MODEL, device="cpu")
 
 
 def hparams_file(method: str) -> Path:
-    return Path("hparams") / method / f"{EMBEDDED_MODEL}.yaml"
+    return folders.HPARAMS / method / f"{EMBEDDED_MODEL}.yaml"
 
 
 def sample_edits(count: int) -> list[Edit]:
-    return readers.edits(SAMPLE / "edited-data/zsre.json", 200, 200 + count, 1)
+    return EDIT_SET.edits(folders.SAMPLE / "edited-data/zsre.json", 200, 200 + count, 1)
 
 
 def seconds(work: Callable[[], object]) -> float:

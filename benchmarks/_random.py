@@ -8,9 +8,9 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from core.lm.model import DTYPES, LM
+from core import folders
+from core.lm.model import LM
 from inputs.embedded import EMBEDDED_MODEL
-from inputs.sources import CACHE
 
 LLAMA: dict[str, Any] = dict(
     hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32, vocab_size=32000
@@ -33,7 +33,7 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }
 """Family and sizes of the published config.json files."""
-STAND_INS = (CACHE / EMBEDDED_MODEL, Path("tests/golden/models/gpt2-tiny"))
+STAND_INS = (folders.MODELS / EMBEDDED_MODEL, Path("tests/golden/models/gpt2-tiny"))
 
 
 def config(name: str, layers: int | None = None, width: int | None = None) -> Any:
@@ -63,7 +63,7 @@ def random_lm(name: str, shape: Any, device: str, dtype: str) -> LM:
     shape.bos_token_id = shape.eos_token_id = shape.pad_token_id = tokenizer.eos_token_id
     torch.manual_seed(0)
     with torch.device(device):
-        model = AutoModelForCausalLM.from_config(shape, dtype=DTYPES[dtype])
+        model = AutoModelForCausalLM.from_config(shape, dtype=getattr(torch, dtype))
     lm = LM(model, tokenizer, name)
     lm.fingerprint = "random weights"  # the hash of gigabytes takes minutes
     return lm

@@ -6,12 +6,12 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks._common import embedded, seconds, versus
+from core import folders
 from core.lm.generate import complete
 from core.lm.model import LM
 from core.registry import discover
 from core.types import Task
 from inputs.embedded import EMBEDDED_MODEL
-from inputs.sources import CACHE, SAMPLE
 
 GPT2_CONTEXT = 1024
 """The released code pads every prompt to the model's context: this for its default, gpt2-xl."""
@@ -20,7 +20,7 @@ GPT2_CONTEXT = 1024
 def run() -> Iterator[str]:
     lm = embedded()
     tasks: list[Task] = [task for task in discover("tasks", "TASK").values() if task.max_new_tokens == 1]
-    prompts = [(t, [s.prompt for s in t.samples(SAMPLE / "task-data" / t.file)]) for t in tasks]
+    prompts = [(t, [s.prompt for s in t.samples(folders.SAMPLE / "task-data" / t.file)]) for t in tasks]
     count = sum(len(texts) for _, texts in prompts)
 
     def ours() -> None:
@@ -48,8 +48,8 @@ def one_by_one(lm: LM, text: str) -> str:
 @torch.no_grad()
 def as_released(text: str, context: int) -> str:
     """One sample as the released code does it: load the model, pad to `context`, generate."""
-    model = AutoModelForCausalLM.from_pretrained(CACHE / EMBEDDED_MODEL)
-    tokenizer = AutoTokenizer.from_pretrained(CACHE / EMBEDDED_MODEL, padding_side="left")
+    model = AutoModelForCausalLM.from_pretrained(folders.MODELS / EMBEDDED_MODEL)
+    tokenizer = AutoTokenizer.from_pretrained(folders.MODELS / EMBEDDED_MODEL, padding_side="left")
     inputs = tokenizer(text, return_tensors="pt", padding="max_length", max_length=context)
     ids = model.generate(**inputs, max_new_tokens=1, do_sample=False, pad_token_id=tokenizer.pad_token_id)
     answer: str = tokenizer.decode(ids[0, context:])

@@ -22,15 +22,15 @@ import torch
 from benchmarks import _random
 from benchmarks._common import sample_edits
 from benchmarks._peak import peak_bytes, peak_flops, reset_peak
-from core import hparams, readers
+from core import folders, hparams
 from core.lm.generate import complete
-from core.lm.model import DTYPES, orient
+from core.lm.model import orient
 from core.registry import discover
-from core.types import Edit
+from core.types import DTYPES, Edit
+from edit_sets.zsre import EDIT_SET
 from editors.mend.factors import layer_of, shapes_of
 from editors.mend.network import seeded
 from editors.mend.outcome import outcome
-from inputs.sources import SAMPLE
 
 METHODS = ("ROME", "KN", "MEMIT", "MEND")
 Row = dict[str, Any]
@@ -104,7 +104,7 @@ class Bench:
 
     def rows(self) -> Iterator[Row]:
         for task in (discover("tasks", "TASK")[name] for name in self.args.tasks):
-            prompts = [sample.prompt for sample in task.samples(SAMPLE / "task-data" / task.file)]
+            prompts = [sample.prompt for sample in task.samples(folders.SAMPLE / "task-data" / task.file)]
 
             def score(task: Any = task, prompts: list[str] = prompts) -> float:
                 complete(self.lm, prompts, task.max_new_tokens, task.choices)
@@ -118,7 +118,7 @@ class Bench:
     def edits(self, method: str, scratch: Path) -> Iterator[Row]:
         edits, made = sample_edits(self.args.edits), list[Any]()
         kind = discover("editors", "EDITOR")[method]
-        hp = self.fitted(hparams.load(kind.hparams, Path("hparams") / method / f"{self.lm.name}.yaml"))
+        hp = self.fitted(hparams.load(kind.hparams, folders.HPARAMS / method / f"{self.lm.name}.yaml"))
         if getattr(hp, "mom2_adjustment", False):
             file, count = self.text(scratch)
             hp = dataclasses.replace(hp, mom2_dataset=str(file), mom2_n_samples=count, stats_dir=str(scratch / "stats"))
@@ -139,10 +139,10 @@ class Bench:
 
     def mend(self) -> Iterator[Row]:
         kind = discover("editors", "EDITOR")["MEND"].hparams
-        hp = self.fitted(hparams.load(kind, Path("hparams/TRAINING/MEND") / f"{self.lm.name}.yaml"))
+        hp = self.fitted(hparams.load(kind, folders.TRAINING_HPARAMS / "MEND" / f"{self.lm.name}.yaml"))
         net = seeded(shapes_of(self.lm, hp.inner_params), hp).to(self.args.device)
         adam = torch.optim.Adam(net.parameters(), lr=hp.lr)
-        records = readers.training(SAMPLE / "training-data/zsre_mend_train.json")
+        records = EDIT_SET.training(folders.SAMPLE / "training-data/zsre_mend_train.json")
 
         def step() -> float:
             batch: list[list[Edit]] = [[edit] for edit in records[: hp.accumulate_bs]]
@@ -179,7 +179,7 @@ class Bench:
         """A file of documents with 2 f tokens in all, so that second moments have full rank, and their number."""
         module = self.lm.module(self.lm.mlp_out(0))
         wanted = 2 * orient(module, module.get_parameter("weight")).shape[1]
-        words = " ".join(path.read_text(encoding="utf-8") for path in sorted(SAMPLE.glob("*/*.json"))).split()
+        words = " ".join(path.read_text(encoding="utf-8") for path in sorted(folders.SAMPLE.glob("*/*.json"))).split()
         tokens, lines = 0, []
         while tokens < wanted and (part := words[100 * len(lines) : 100 * (len(lines) + 1)]):
             lines.append(" ".join(part))

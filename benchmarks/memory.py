@@ -25,13 +25,12 @@ numbers of float64 in ordinary memory, m the number of edited layers.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks._random import CONFIGS, skeleton
-from core import hparams
+from core import folders, hparams
 from core.lm.model import LM, orient
 from core.registry import discover
 from editors.mend.factors import layer_of, shapes_of
@@ -118,7 +117,7 @@ class Need:
 
     def _settings(self, method: str) -> Any:
         kind = discover("editors", "EDITOR")[method.split("/")[-1]].hparams
-        return hparams.load(kind, Path("hparams") / method / f"{self.lm.name}.yaml")
+        return hparams.load(kind, folders.HPARAMS / method / f"{self.lm.name}.yaml")
 
 
 def changes(entries: list[int]) -> int:

@@ -3,19 +3,19 @@
 from collections.abc import Iterator
 
 from benchmarks._common import embedded, hparams_file, versus
-from core import hparams, readers
+from core import folders, hparams
+from edit_sets.zsre import EDIT_SET
 from editors.mend.factors import shapes_of
 from editors.mend.network import seeded
 from editors.mend.outcome import outcome
 from editors.mend.settings import MENDSettings
-from inputs.sources import SAMPLE
 from tests.reference import mend as naive
 
 
 def run() -> Iterator[str]:
     lm = embedded()
     hp = hparams.load(MENDSettings, hparams_file("TRAINING/MEND"))
-    edits = readers.training(SAMPLE / "training-data/zsre_mend_train.json")[: hp.accumulate_bs]
+    edits = EDIT_SET.training(folders.SAMPLE / "training-data/zsre_mend_train.json")[: hp.accumulate_bs]
     net = seeded(shapes_of(lm, hp.inner_params), hp)
 
     def ours() -> None:

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks._common import embedded, versus
+from core import folders
 from core.lm.model import LM
 from core.lm.moments import Corpus, second_moments
-from inputs.sources import SAMPLE
 
 LAYERS = (4, 5, 6, 7, 8)
 DOCUMENTS = 96
@@ -17,7 +17,7 @@ def run() -> Iterator[str]:
     lm = embedded()
     with tempfile.TemporaryDirectory() as scratch:
         text = Path(scratch) / "corpus.txt"
-        source = (SAMPLE / "task-data/test-OpenDomainQA.jsonl").read_text(encoding="utf-8").splitlines()
+        source = (folders.SAMPLE / "task-data/test-OpenDomainQA.jsonl").read_text(encoding="utf-8").splitlines()
         text.write_text("\n\n".join((source * 2)[:DOCUMENTS]), encoding="utf-8")
         collect(lm, text, (LAYERS[-1],))  # warm
         five, one = versus(lambda: collect(lm, text, LAYERS), lambda: collect(lm, text, LAYERS[-1:]), rounds=3)

@@ -1,9 +1,9 @@
 """Settings of an editing method: a YAML file read strictly into a frozen dataclass."""
 
 import dataclasses
+import logging
 import math
 import re
-import sys
 import types
 import typing
 from pathlib import Path
@@ -16,6 +16,8 @@ from core.messages import short
 from core.registry import did_you_mean
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 LIMIT = 1 << 16
 """Bytes of a settings file at most."""
@@ -46,17 +48,15 @@ class _Loader(yaml.SafeLoader):
 def load(cls: type[T], path: Path) -> T:
     """Read `path` into the dataclass `cls`: every key known, every value of its type, nothing missing.
 
-    Keys of the released files that this project takes from elsewhere are read past, with one notice on stderr.
+    Keys of the released files that this project takes from elsewhere are skipped, with one notice in the log.
     Raises UserError with the file and the key.
     """
     values = _read(path)
     kinds = typing.get_type_hints(cls)
     passed_over = [key for key in values if key not in kinds and RELEASED_ONLY.fullmatch(str(key))]
     if passed_over:
-        print(
-            f"{path}: taken from the model or the command line, not from here: {', '.join(passed_over)}",
-            file=sys.stderr,
-        )
+        names = ", ".join(passed_over)
+        logger.info("%s: taken from the model or the command line, not from here: %s", path, names)
     return build(cls, {key: value for key, value in values.items() if key not in passed_over}, str(path))
 
 

@@ -5,14 +5,14 @@ both are given, the one about sequences of edits first.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import yaml
 
+from core import folders
 from core.errors import UserError
 
-FILE = Path(__file__).parents[1] / "docs" / "published.yaml"
+FILE = folders.PUBLISHED
 BAR, LINE = 0.005, 0.01
 """How exactly a bar (before edits) and a line (after edits) can be read off."""
 

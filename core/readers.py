@@ -4,12 +4,11 @@ A reader yields `(where, record)`; `where` ("path:line" or "path: record 3", cou
 `field` and `strings`, so that a task can check a record's keys without knowing which file it came from.
 
 Differs from the released code: dialogue files are parsed as literals, never `eval`ed; NLI and SST-2 are unquoted TSV;
-"-DOCSTART-" is no sentence; edits past the end of the file are refused instead of starting again at the first record.
+"-DOCSTART-" is no sentence.
 """
 
 import ast
 import json
-import random
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,10 +16,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from core.disk.digest import natural
-from core.disk.digest import sha256 as sha256
 from core.errors import UserError
 from core.messages import short
-from core.types import Edit
 
 T = TypeVar("T")
 Record = dict[str, Any]
@@ -155,70 +152,6 @@ def sample_id(value: str, seen: set[str], where: str) -> str:
         raise UserError(f"{where}: expected an id of its own, got {short(value)}")
     seen.add(name)
     return name
-
-
-def edit_records(path: Path) -> list[Edit]:
-    """Every record of a zsRE file, types checked: subject, src, pred, alt and, if there, rephrase, loc, loc_ans."""
-    return [_edit(record, index, where) for index, (where, record) in enumerate(json_list(path))]
-
-
-def edits(path: Path, begin: int, end: int, step: int, draw: int | None = None) -> list[Edit]:
-    """The edits range(begin, end, step) of a zsRE file. Each needs a target, and its subject in its prompt.
-
-    With `draw`, a seed, as many edits drawn from the usable records from `begin` on. A smaller number of edits from the
-    same seed is the beginning of a larger one.
-    """
-    if step < 1:
-        raise UserError(f"SAMPLE_STEP: expected 1 or more, got {step}")
-    if begin < 0:
-        raise UserError(f"SAMPLE_BEGIN: expected 0 or more, got {begin}")
-    if begin >= end:
-        raise UserError(f"swapped or empty range: SAMPLE_BEGIN {begin} is not below SAMPLE_END {end} (exclusive)")
-    records = edit_records(path)
-    if end > len(records):
-        raise UserError(f"{path}: has {len(records)} records, SAMPLE_END can be {len(records)} at most, got {end}")
-    if draw is not None:
-        usable = [edit for edit in records[begin:] if not _fault(edit)]
-        if len(usable) < len(range(begin, end, step)):
-            raise UserError(f"{path}: has {len(usable)} usable records from {begin} on, too few to draw from")
-        return random.Random(draw).sample(usable, len(usable))[: len(range(begin, end, step))]
-    for edit in records[begin:end:step]:
-        if fault := _fault(edit):
-            raise UserError(f"{path}: record {edit.index}: {fault}")
-    return records[begin:end:step]
-
-
-def _fault(edit: Edit) -> str:
-    """What is wrong with a record as an edit; empty if nothing is."""
-    if not edit.target.strip():
-        return "expected a new answer in 'alt', it is empty"
-    if not edit.subject.strip() or edit.subject not in edit.prompt:
-        return f"expected the subject {short(edit.subject)} in 'src' {short(edit.prompt)}"
-    return ""
-
-
-def training(path: Path) -> list[Edit]:
-    """MEND's training records. Those with an empty alt are skipped; a subject need not occur in its prompt."""
-    records = [edit for edit in edit_records(path) if edit.target.strip()]
-    if not records:
-        raise UserError(f"{path}: expected records with a new answer in 'alt', found none")
-    return records
-
-
-def _edit(record: Record, index: int, where: str) -> Edit:
-    def optional(key: str) -> str | None:
-        return None if record.get(key) is None else field(record, key, str, where)
-
-    return Edit(
-        prompt=field(record, "src", str, where),
-        subject=field(record, "subject", str, where),
-        target=field(record, "alt", str, where),
-        old=field(record, "pred", str, where),
-        rephrase=optional("rephrase"),
-        locality=optional("loc"),
-        locality_answer=optional("loc_ans"),
-        index=index,
-    )
 
 
 def _iob2(columns: list[str], before: str, types: Sequence[str], where: str) -> str:

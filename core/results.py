@@ -5,14 +5,13 @@ a temporary name and moved into place, the .json last: where it exists, the resu
 """
 
 import json
-import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from core.disk.whole import clear
+from core.disk.whole import whole
 from core.errors import UserError
 from core.messages import short
 from core.types import Completion, Measure, Mode, Sample, Score
@@ -91,18 +90,12 @@ def write(path: Path, summary: dict[str, Any], scored: Sequence[tuple[Sample, Co
 
 def place(path: Path, samples: str, summary: str) -> None:
     """Write both files of a result, made here or elsewhere, as `write` says."""
-    texts = {_ending(path, ".jsonl"): samples, _ending(path, ".json"): summary}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as scratch:
-            clear(path, Path(scratch))
-            for file, text in texts.items():
-                (Path(scratch) / file.name).write_text(text, encoding="utf-8")
-            _ending(path, ".json").unlink(missing_ok=True)  # never an old summary beside new samples
-            for file in texts:
-                os.replace(Path(scratch) / file.name, file)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; --results DIR names another place") from error
+    hint = "--results DIR names another place"
+    last, first = _ending(path, ".json"), _ending(path, ".jsonl")
+    with whole(last, hint, locked=True) as new_last, whole(first, hint, locked=True) as new_first:
+        new_last.write_text(summary, encoding="utf-8")
+        new_first.write_text(samples, encoding="utf-8")
+        last.unlink(missing_ok=True)  # never an old summary beside new samples
 
 
 def _ending(path: Path, ending: str) -> Path:

@@ -1,6 +1,7 @@
 """How a script starts and ends: its arguments, its errors as one line, its signals. Imports nothing heavy."""
 
 import argparse
+import logging
 import signal
 import sys
 import threading
@@ -11,6 +12,7 @@ from typing import NoReturn
 from core.errors import Interrupted, UserError
 
 KEPT = "what is finished is kept; the same command goes on from there"
+PACKAGES = ("core", "editors", "tasks", "edit_sets", "inputs", "experiment", "analysis")
 NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
 """Those that end a script; experiment/cli.py sends one that was lost again as an alarm."""
 
@@ -25,15 +27,30 @@ def postponed() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # where no handler runs
         yield
         return
-    came: list[int] = []
-    before = {number: signal.signal(number, lambda number, frame: came.append(number)) for number in NUMBERS}
+    pending: list[int] = []
+    before = {number: signal.signal(number, lambda number, frame: pending.append(number)) for number in NUMBERS}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        if came:
-            signal.raise_signal(came[0])
+        if pending:
+            signal.raise_signal(pending[0])
+
+
+class _Stderr(logging.Handler):
+    """A line on stderr for each message, as it is; on what stderr is at that moment, as progress bars do."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(record.getMessage(), file=sys.stderr, flush=True)
+
+
+def log_to_stderr() -> None:
+    """Let what our packages log go to stderr: for scripts, and for processes that scripts start."""
+    for package in PACKAGES:
+        logger = logging.getLogger(package)
+        logger.setLevel(logging.INFO)
+        logger.handlers = [_Stderr()]
 
 
 class Parser(argparse.ArgumentParser):
@@ -49,6 +66,7 @@ def script(main: Callable[[], None]) -> None:
     A UserError becomes one line on stderr and exit code 2; SIGINT and SIGTERM one line that says what is kept and how
     to go on, and the exit code a shell expects (130, 143). A second signal does not wait for what the first one saves.
     """
+    log_to_stderr()
     caught: list[int] = []
     over = False
 
@@ -81,8 +99,8 @@ def script(main: Callable[[], None]) -> None:
             sys.exit(2)
         if not caught and not isinstance(error, KeyboardInterrupt):  # after a signal an error is what it cut off
             raise
-        told = str(error) if isinstance(error, Interrupted) else KEPT
-        print(f"\ninterrupted: {told}", file=sys.stderr)
+        kept = str(error) if isinstance(error, Interrupted) else KEPT
+        print(f"\ninterrupted: {kept}", file=sys.stderr)
         sys.exit(128 + (caught or [signal.SIGINT])[0])
 
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:  # torch takes seconds to import, and tasks do without it
 
 Mode = Literal["Instance-Sequential", "Batch-Single", "Batch-Sequential"]
 MODES: tuple[Mode, ...] = get_args(Mode)
+DTYPES = ("float32", "bfloat16", "float16")
+"""Of a model's weights."""
 
 Deltas: TypeAlias = "dict[str, Tensor]"
 """Parameter name -> what to add to it, in the layout that parameter is stored in."""
@@ -122,6 +124,33 @@ class Task(Protocol):
         ...
 
 
+class EditSet(Protocol):
+    """A format of files with facts to edit. Edit sets inherit from edit_sets._select.Selecting, which has the rest.
+
+    Whatever is malformed is a UserError with file and record.
+    """
+
+    name: str
+    file: str
+    """Its file below a data folder, e.g. "edited-data/zsre.json"."""
+    training_files: tuple[str, ...]
+    """Files of the same format for methods that are trained: to train on, to validate on; else ()."""
+    keys: Mapping[str, str]
+    """Field of an Edit -> the file's word for it, for error messages."""
+
+    def records(self, path: Path) -> list[Edit]:
+        """Every record of a file, types checked; `index` is its place."""
+        ...
+
+    def edits(self, path: Path, begin: int, end: int, step: int, draw: int | None = None) -> list[Edit]:
+        """The records range(begin, end, step), all of them usable as edits; with a seed `draw` as many drawn ones."""
+        ...
+
+    def training(self, path: Path) -> list[Edit]:
+        """The records that a method can be trained on."""
+        ...
+
+
 class Editor(Protocol):
     """An editing method. It measures the unedited model when it is made, and returns what to add to the weights.
 
@@ -161,10 +190,24 @@ class Editor(Protocol):
         """Files that an edit depends on beside the settings, by a word for each. UserError for one that is absent."""
         return {}
 
-    @classmethod
-    def suggested(cls, values: Mapping[str, Any], lm: LM, layer: int) -> dict[str, Any]:
-        """A template's settings made to fit another model, in which tracing finds facts at `layer`.
+    trained_by: ClassVar[str] = ""
+    """The script that trains what it needs for a model, which it takes as --model; empty if it needs no training."""
 
+    @classmethod
+    def archives(cls) -> Iterator[Path]:
+        """The trained files on the disk, each in a folder with its model's name."""
+        return iter(())
+
+    @classmethod
+    def trained_for(cls, path: Path) -> tuple[str, str]:
+        """Name and fingerprint of the model that a trained file is for. UserError if the file is damaged."""
+        raise NotImplementedError
+
+    @classmethod
+    def suggested(cls, values: Mapping[str, Any], lm: LM, layer: int | None) -> dict[str, Any]:
+        """A template's settings made to fit another model.
+
+        `layer` is where tracing finds that model's facts; None for settings without `layers`, which need no tracing.
         `lm` may be a model without weights (its modules and shapes are there).
         """
         return dict(values)

@@ -9,11 +9,11 @@ Differs from the released code: several edits share a batch, each with its own l
 early stop, so that each ends as if it were alone; prompt and target are joined as ids, not as text.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -65,6 +65,14 @@ class TargetSettings:
                 f"layers {list(self.layers)} and v_loss_layer {self.v_loss_layer}: "
                 f"'{lm.name}' has layers 0 to {lm.n_layers - 1}; --hparams names other settings"
             )
+
+    @staticmethod
+    def suggested(values: Mapping[str, Any], lm: LM, layer: int | None) -> dict[str, Any]:
+        """As many layers as the values have, ending at `layer`; `v_loss_layer` the last."""
+        assert layer is not None
+        count = min(len(values["layers"]), lm.n_layers - 1)
+        start = max(0, layer - count + 1)
+        return {**values, "layers": list(range(start, start + count)), "v_loss_layer": lm.n_layers - 1}
 
     def moments(self, lm: LM) -> dict[int, Tensor]:
         """C of each layer, (f, f) float64 on the CPU.

@@ -19,7 +19,7 @@ cache, the blocks below are not run again, and the scaled copies are one batch; 
 before one backward pass. The update is applied once (there it is applied twice).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,11 +70,16 @@ class KN:
     name = "KN"
     modes: frozenset[Mode] = frozenset({"Instance-Sequential"})
     hparams = KNSettings
+    trained_by = ""
 
     def __init__(self, lm: LM, hp: KNSettings) -> None:
         at_hand(lm.model, [*(f"{lm.mlp_out(layer)}.weight" for layer in range(lm.n_layers)), lm.embeddings])
         self.lm, self.hp = lm, hp
         self.notes: dict[str, Any] = {}
+
+    @classmethod
+    def suggested(cls, values: Mapping[str, Any], lm: LM, layer: int | None) -> dict[str, Any]:
+        return dict(values)
 
     def deltas(self, edits: Sequence[Edit]) -> Deltas:
         """The update for one edit: new rows for its neurons. The model is only read."""

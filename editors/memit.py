@@ -14,6 +14,7 @@ Differs from the released code: the z of several edits are optimised in one batc
 solve per update.
 """
 
+import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ from core.lm.tokens import Row, in_template, pad
 from core.lm.weights import add_, at_hand, preserved
 from core.types import Deltas, Edit, Mode
 from editors._value import Batch, Prompts, TargetSettings, context_templates, optimise, prompts_of
+
+logger = logging.getLogger(__name__)
 
 Factor = tuple[Tensor, Tensor | None]
 """Cholesky factor and None, or LU factors and pivots."""
@@ -62,6 +65,8 @@ class MEMIT:
     name = "MEMIT"
     modes: frozenset[Mode] = frozenset({"Batch-Single", "Batch-Sequential"})
     hparams = MEMITSettings
+    suggested = staticmethod(MEMITSettings.suggested)
+    trained_by = ""
 
     def __init__(self, lm: LM, hp: MEMITSettings) -> None:
         hp.check(lm)
@@ -156,7 +161,7 @@ def factorise(c: Tensor, what: str) -> Factor:
     lower, failed = torch.linalg.cholesky_ex(c)
     if not failed:
         return lower, None
-    print(f"{what}: not positive definite, solving by LU; more documents (mom2_n_samples) mend this", file=sys.stderr)
+    logger.warning("%s: not positive definite, solving by LU; more documents (mom2_n_samples) mend this", what)
     factors, pivots, _ = torch.linalg.lu_factor_ex(c)
     if not factors.diagonal().abs().min() > 0:
         raise UserError(f"{what}: singular, collected over too few tokens; raise mom2_n_samples")

@@ -45,6 +45,8 @@ class ROME:
     name = "ROME"
     modes: frozenset[Mode] = frozenset({"Instance-Sequential"})
     hparams = ROMESettings
+    suggested = staticmethod(ROMESettings.suggested)
+    trained_by = ""
 
     def __init__(self, lm: LM, hp: ROMESettings) -> None:
         hp.check(lm)

@@ -10,11 +10,8 @@ from core.folders import RESULTS
 
 from core.registry import names
 from core.script import Parser, positive
-from core.types import MODES
+from core.types import DTYPES, MODES
 from experiment.plan import EditRequest, Experiment, Placement
-
-DTYPES = ("float32", "bfloat16", "float16")
-
 
 def parser(description: str = "Score a model on one of the eight tasks, on several, or on all.") -> Parser:
     """The arguments that both scripts take."""

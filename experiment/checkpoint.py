@@ -2,9 +2,7 @@
 
 import hashlib
 import json
-import os
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict
@@ -17,8 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from core.disk.lock import beside, held
-from core.disk.whole import clear
-from core.errors import UserError
+from core.disk.whole import clear, whole
 from core.lm.weights import weight_of
 from core.types import Edit
 from experiment.editing import Editing, Update
@@ -46,17 +43,12 @@ class Checkpoint:
         state = json.dumps({"key": self.key, "results": self.results, **record}, default=asdict)
         weights = {name: weight_of(editing.lm.model, name).detach().contiguous() for name in editing.unedited}
         rest = _behind("state", editing.editor.state()) | _behind("memory", editing.memory)
-        try:
-            with self._alone():
-                there = self._state()
-                if there.get("key") == self.key and len(_done(there)) > editing.position:
-                    return
-                with tempfile.TemporaryDirectory(prefix=f".{self.file.name}-", dir=self.file.parent) as scratch:
-                    clear(self.file, Path(scratch))
-                    save_file(weights | rest, Path(scratch) / self.file.name, metadata={"state": state})
-                    os.replace(Path(scratch) / self.file.name, self.file)
-        except (OSError, SafetensorError) as error:
-            raise UserError(f"cannot write {self.file}: {error}; --results DIR names another place") from error
+        with self._alone():
+            there = self._state()
+            if there.get("key") == self.key and len(_done(there)) > editing.position:
+                return
+            with whole(self.file, "--results DIR names another place", locked=True) as new:
+                save_file(weights | rest, new, metadata={"state": state})
         self.count = editing.position
 
     def read(self, editing: Editing, batches: Sequence[Sequence[Edit]]) -> int:

@@ -1,16 +1,12 @@
 """The edited model on the disk: an ordinary Hugging Face folder, whole or not at all, with a note of what made it."""
 
 import json
-import os
-import tempfile
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
 from core.disk.lock import beside, held
-from core.disk.whole import clear
+from core.disk.whole import clear, whole
 from core.errors import UserError
 from core.lm.model import LM
 from core.results import differences
@@ -33,19 +29,13 @@ def exported(folder: Path, settings: dict[str, Any]) -> bool:
 
 def export(lm: LM, folder: Path, note: dict[str, Any]) -> None:
     """Save model, tokenizer and `note`, whose "settings" tell this model from others. UserError as `exported`."""
-    try:
-        with _alone(folder):
-            if _there(folder, note["settings"]):
-                return
-            with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as parent:
-                scratch = Path(parent) / folder.name
-                lm.model.save_pretrained(scratch)
-                lm.tokenizer.save_pretrained(scratch)
-                (scratch / NOTE).write_text(json.dumps(note, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-                os.replace(scratch, folder)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise UserError(f"cannot write {folder}: {reason}") from error
+    with _alone(folder):
+        if _there(folder, note["settings"]):
+            return
+        with whole(folder) as new:
+            lm.model.save_pretrained(new)
+            lm.tokenizer.save_pretrained(new)
+            (new / NOTE).write_text(json.dumps(note, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
 def _there(folder: Path, settings: dict[str, Any]) -> bool:

@@ -13,7 +13,7 @@ class Journal(UserDict[int, Completion]):
     """Index of a sample -> its completion, kept in `file` as it grows.
 
     The first line holds `key`; a file with another key, from a run with other settings or other code, is started anew.
-    A last line that a kill has torn is cut off.
+    A last line that a kill has torn is cut off: the file grows by lines, so it is not written as a whole.
     """
 
     def __init__(self, file: Path, key: str) -> None:

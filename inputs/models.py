@@ -5,30 +5,23 @@ repository has them). Files arrive in a hidden folder that survives an interrupt
 against what the hub says of them, and move into place together.
 """
 
-import hashlib
 import json
+import logging
 import shutil
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub
+from huggingface_hub import HfApi
 
 from core.disk.lock import beside, held
-from core.disk.whole import clear, swap
+from core.disk.whole import clear, swap, unwritable
 from core.errors import UserError
 from inputs import hub
 from inputs.hub import RemoteFile, Repo, explained
 
-REPOS: Mapping[str, str] = {
-    "gpt2-xl": "openai-community/gpt2-xl",
-    "gpt-j-6B": "EleutherAI/gpt-j-6b",
-    "llama-7b": "huggyllama/llama-7b",
-    "llama2-7b": "meta-llama/Llama-2-7b-hf",
-    "llama2-13b": "meta-llama/Llama-2-13b-hf",
-}
-"""The paper's models by the names used here. The llama2 repositories are gated."""
+logger = logging.getLogger(__name__)
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 """A model needs one of these at least."""
@@ -65,12 +58,12 @@ def prepare_model(folder: Path, repo: str, revision: str | None = None) -> None:
             clear(folder)
             _prepare(folder, repo, revision)
     except OSError as error:
-        raise UserError(f"cannot write {folder}: {error.strerror or error}") from error
+        raise unwritable(folder, error) from error
 
 
 def _prepare(folder: Path, repo: str, revision: str | None) -> None:
-    asked = Repo(repo, revision or "main")
-    pinned = replace(asked, revision=hub.commit(asked))
+    named = Repo(repo, revision or "main")
+    pinned = replace(named, revision=hub.commit(named))
     scratch = folder.parent / ".partial" / folder.name
     files = hub.listing(pinned)
     if "config.json" not in files or not any(name in files for name in TOKENIZERS):
@@ -78,13 +71,13 @@ def _prepare(folder: Path, repo: str, revision: str | None) -> None:
     wanted = [name for name in SMALL_FILES if name in files]
     wanted += _weights(pinned, files, scratch)
     _check_room(scratch, [files[name] for name in wanted])
-    print(f"{repo} at {pinned.revision[:12]}: {_gigabytes(files, wanted)} in {len(wanted)} files", file=sys.stderr)
+    size = sum(files[name].size for name in wanted) / 1e9
+    logger.info("%s at %s: %.2f GB in %d files", repo, pinned.revision[:12], size, len(wanted))
     _download(pinned, wanted, scratch)
-    for name in wanted:
-        verify(scratch / name, files[name], pinned)
+    verify(pinned, wanted, scratch)
     lines = "\n".join(f"{files[name].sha256 or 'git ' + files[name].blob_id}  {name}" for name in wanted)
     text = ORIGIN.format(
-        repo=repo, commit=pinned.revision, revision=asked.revision, endpoint=hub.endpoint(), files=lines
+        repo=repo, commit=pinned.revision, revision=named.revision, endpoint=hub.endpoint(), files=lines
     )
     _move(scratch, folder, wanted, text)
 
@@ -97,15 +90,23 @@ def _weights(repo: Repo, files: Mapping[str, RemoteFile], scratch: Path) -> list
             return [name]
         if index in files:
             _download(repo, [index], scratch)
-            verify(scratch / index, files[index], repo)
             try:
-                shards = sorted(set(json.loads((scratch / index).read_text(encoding="utf-8"))["weight_map"].values()))
-            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-                raise UserError(f"{repo.name}: {index} is not an index of weights ({error})") from error
-            if missing := [shard for shard in shards if shard not in files]:
-                raise UserError(f"{repo.name}: {index} names {missing[0]}, which the repository does not have")
-            return [index, *shards]
+                return [index, *_shards(repo, scratch / index, files)]
+            except UserError:
+                (scratch / index).unlink(missing_ok=True)  # perhaps damaged on the way: to be fetched anew
+                raise
     raise UserError(f"{repo.name} has no weights that transformers loads: {' or '.join(WEIGHTS)}")
+
+
+def _shards(repo: Repo, index: Path, files: Mapping[str, RemoteFile]) -> list[str]:
+    """The files that an index of weights names."""
+    try:
+        shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{repo.name}: {index.name} is not an index of weights ({error})") from error
+    if missing := [shard for shard in shards if shard not in files]:
+        raise UserError(f"{repo.name}: {index.name} names {missing[0]}, which the repository does not have")
+    return shards
 
 
 def _download(repo: Repo, names: list[str], scratch: Path) -> None:
@@ -122,25 +123,21 @@ def _download(repo: Repo, names: list[str], scratch: Path) -> None:
         )
 
 
-def verify(path: Path, expected: RemoteFile, repo: Repo) -> None:
-    """UserError if the file is not what the hub says it is; a damaged one is deleted, so that it is fetched anew."""
-    if not path.is_file():
-        raise UserError(f"{repo.name}: {expected.path} did not arrive; run this again, complete files are kept")
-    size = path.stat().st_size
-    if size != expected.size:
-        path.unlink()
-        raise UserError(f"{repo.name}: {expected.path} has {size} bytes, expected {expected.size}; run this again")
-    if expected.sha256:
-        digest, wanted = hashlib.sha256(), expected.sha256
-    else:
-        digest, wanted = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False), expected.blob_id
-    with path.open("rb") as stream:
-        while chunk := stream.read(1 << 24):
-            digest.update(chunk)
-    if digest.hexdigest() != wanted:
-        path.unlink()
+def verify(repo: Repo, names: list[str], folder: Path) -> None:
+    """UserError if a file is not what the hub says it is; a damaged one is deleted, so that it is fetched anew."""
+    with explained(repo):
+        result = HfApi(hub.endpoint()).verify_repo_checksums(
+            repo.name, repo_type=repo.kind, revision=repo.revision, local_dir=folder
+        )
+    if missing := [name for name in names if name in result.missing_paths]:
+        raise UserError(f"{repo.name}: {missing[0]} did not arrive; run this again, complete files are kept")
+    damaged = [mismatch for mismatch in result.mismatches if mismatch["path"] in names]
+    for mismatch in damaged:
+        (folder / mismatch["path"]).unlink()
+    if damaged:
+        file, actual, expected = (damaged[0][key] for key in ("path", "actual", "expected"))
         raise UserError(
-            f"{repo.name}: {expected.path} has the hash {digest.hexdigest()[:12]}..., expected {wanted[:12]}...: "
+            f"{repo.name}: {file} has the hash {actual[:12]}..., expected {expected[:12]}...: "
             "damaged on the way; it was deleted, run this again"
         )
 
@@ -154,12 +151,11 @@ def _check_room(scratch: Path, files: list[RemoteFile]) -> None:
         raise UserError(f"{place}: {missing / 1e9:.1f} GB are to be fetched, only {free / 1e9:.1f} GB are free")
 
 
-def _gigabytes(files: Mapping[str, RemoteFile], names: list[str]) -> str:
-    return f"{sum(files[name].size for name in names) / 1e9:.2f} GB"
-
-
 def _move(scratch: Path, folder: Path, wanted: list[str], origin: str) -> None:
-    """The checked files and ORIGIN.txt, and nothing else, to their place."""
+    """The checked files and ORIGIN.txt, and nothing else, to their place.
+
+    Not `whole`, which would not keep what is fetched when the run is stopped.
+    """
     for path in scratch.iterdir():
         if path.is_dir():
             shutil.rmtree(path)

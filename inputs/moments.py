@@ -3,38 +3,30 @@
 The ROME authors publish those of gpt2-xl and gpt-j-6B over wikipedia; each is read and checked before it is kept.
 """
 
-import argparse
+import logging
 import os
-import sys
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from core import hparams
+from core import folders, hparams
+from core.disk.whole import whole
 from core.errors import UserError
 from core.lm import model
 from core.lm.moments import Corpus, second_moments
 from core.messages import first_line
-from core.registry import pick
+from core.types import Editor
 from inputs.download import download
+from inputs.official import MOMENTS
 from inputs.sources import find_model
 
-PUBLISHED = "https://rome.baulab.info/data/stats"
+logger = logging.getLogger(__name__)
+
 PUBLISHED_NAMES: Mapping[str, str] = {"gpt-j-6B": "EleutherAI_gpt-j-6B"}
 """Their folder names where those are not ours."""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="name in hugging_cache/ or a folder")
-    parser.add_argument("--method", default="MEMIT", help="whose settings say what is needed (default: MEMIT)")
-    parser.add_argument("--hparams", type=Path, metavar="FILE", help="settings (default: hparams/METHOD/MODEL.yaml)")
-    parser.add_argument("--url", metavar="BASE", default=PUBLISHED, help=f"published statistics (default: {PUBLISHED})")
-    parser.add_argument("--device", help="where to compute what is not published (default: cuda if there)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,28 +41,32 @@ class Wanted:
         return [layer for layer in self.layers if not self.corpus.file(self.lm, layer).is_file()]
 
 
-def prepare(args: argparse.Namespace, editors: Mapping[str, Any]) -> None:
-    """Make every file of second moments that the settings name; say which are there already."""
-    method = pick("method", args.method, editors)
-    name, folder = find_model(args.model)
-    file = args.hparams or Path("hparams") / method.name / f"{name}.yaml"
+def prepare(
+    given: str, method: type[Editor], settings: Path | None = None, base: str = MOMENTS, device: str | None = None
+) -> Iterator[str]:
+    """Make every file of second moments that a method's settings for a model name; a line each.
+
+    `given` is the model's name or folder, `settings` a file of them instead of the model's, `base` the address below
+    which published files are. What is not published is computed on `device`.
+    """
+    name, folder = find_model(given)
+    file = settings or folders.HPARAMS / method.name / f"{name}.yaml"
     hp = hparams.load(method.hparams, file)
     if not getattr(hp, "mom2_adjustment", False):
-        print(f"{method.name} needs no second moments for {name} ({file})")
+        yield f"{method.name} needs no second moments for {name} ({file})"
         return
     lm = skeleton(folder, name)
     hp.check(lm)
     wanted = Wanted(lm, hp.layers, Corpus(hp.mom2_dataset, hp.mom2_n_samples, Path(hp.stats_dir)))
     for layer in sorted({*wanted.layers} - {*wanted.missing()}):
-        print(f"{wanted.corpus.file(lm, layer)} is already there")
+        yield f"{wanted.corpus.file(lm, layer)} is already there"
     if hp.mom2_dataset == "wikipedia":
-        fetch(wanted, args.url)
+        yield from fetch(wanted, base)
     missing = wanted.missing()
     if missing:
-        print(f"computing the second moments of layers {missing} over {hp.mom2_dataset}", file=sys.stderr)
-        second_moments(model.load(folder, name, args.device), missing, wanted.corpus)
-        for layer in missing:
-            print(f"{wanted.corpus.file(lm, layer)} computed")
+        logger.info("computing the second moments of layers %s over %s", missing, hp.mom2_dataset)
+        second_moments(model.load(folder, name, device), missing, wanted.corpus)
+        yield from (f"{wanted.corpus.file(lm, layer)} computed" for layer in missing)
 
 
 def skeleton(folder: Path, name: str) -> model.LM:
@@ -86,22 +82,24 @@ def skeleton(folder: Path, name: str) -> model.LM:
         raise UserError(f"cannot read the model at {folder}: {first_line(error)}") from error
 
 
-def fetch(wanted: Wanted, base: str) -> None:
-    """Fetch what is missing from below `base`, layer by layer; what cannot be had is said on stderr and left out."""
+def fetch(wanted: Wanted, base: str) -> Iterator[str]:
+    """Fetch what is missing from below `base`, a line each; a layer that is not available there is logged, with why."""
     for layer in wanted.missing():
         path = wanted.corpus.file(wanted.lm, layer)
         folder = PUBLISHED_NAMES.get(wanted.lm.name, wanted.lm.name)
         url = f"{base.rstrip('/')}/{folder}/{path.parent.name}/{path.name}"
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=".stats-", dir=wanted.corpus.stats_dir) as scratch:
-                _fetch(replace(wanted, layers=(layer,), corpus=replace(wanted.corpus, stats_dir=Path(scratch))), url)
-                os.replace(replace(wanted.corpus, stats_dir=Path(scratch)).file(wanted.lm, layer), path)
-            print(f"{path} fetched from {url}", flush=True)
-        except OSError as error:
-            raise UserError(f"cannot write {path}: {error.strerror}") from error
-        except UserError as error:
-            print(f"layer {layer}: {error}", file=sys.stderr, flush=True)
+            with whole(path) as new:
+                corpus = replace(wanted.corpus, stats_dir=new.parent / "checked")
+                try:
+                    _fetch(replace(wanted, layers=(layer,), corpus=corpus), url)
+                except UserError as error:
+                    raise LookupError(str(error)) from error  # unlike a disk that cannot be written, no end of the run
+                os.replace(corpus.file(wanted.lm, layer), new)
+        except LookupError as error:
+            logger.warning("layer %s: %s", layer, error)
+        else:
+            yield f"{path} fetched from {url}"
 
 
 def _fetch(one: Wanted, url: str) -> None:

@@ -1,4 +1,4 @@
-"""The official data sets: one table of where each comes from. inputs/datasets.py fetches them.
+"""Where what others have published comes from: models, second moments, and the official data sets.
 
 The splits are those of the released files, odd as some are: RTE *train*, CoNLL-2003 *testa*, the dev sets of SST-2,
 BoolQ and MuTual.
@@ -7,9 +7,22 @@ Differs from the released files: those lack three rows of BoolQ and one of SAMSu
 are kept here. BoolQ's titles, which no prompt uses, are not on the hub.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from inputs import converters
+
+REPOS: Mapping[str, str] = {
+    "gpt2-xl": "openai-community/gpt2-xl",
+    "gpt-j-6B": "EleutherAI/gpt-j-6b",
+    "llama-7b": "huggyllama/llama-7b",
+    "llama2-7b": "meta-llama/Llama-2-7b-hf",
+    "llama2-13b": "meta-llama/Llama-2-13b-hf",
+}
+"""The paper's models by the names used here. The llama2 repositories are gated."""
+
+MOMENTS = "https://rome.baulab.info/data/stats"
+"""Second moments of gpt2-xl and gpt-j-6B over wikipedia, by the ROME authors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +43,7 @@ class Web:
     """A file with no home on the hub, at the first of `urls` that has it.
 
     `pin` is the hash of the released file (inputs.download); `members` picks the files of a folder out of a zip archive
-    by their path, its group is their name, and `pin` is then "folder:" and core.readers.sha256 of that folder.
+    by their path, its group is their name, and `pin` is then "folder:" and core.disk.digest.sha256 of that folder.
     """
 
     urls: tuple[str, ...]

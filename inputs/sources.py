@@ -1,18 +1,19 @@
 """Where a run's model and data come from: names and folders to files, and what was chosen."""
 
+import logging
 import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from core import folders
+from core.disk.digest import sha256
 from core.errors import UserError
 from core.messages import short
-from core.readers import sha256
 from inputs.embedded import EMBEDDED_MODEL, prepare_embedded
 
-CACHE = Path("hugging_cache")
+logger = logging.getLogger(__name__)
+
 DEFAULT_MODEL = "gpt2-xl"
-DATA, SAMPLE = Path("data"), Path("data/sample")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ def find_data(file: str, folder: Path | None) -> Source:
         _utf8(folder)
         candidates = [Source(folder / file, "custom")]
     else:
-        candidates = [Source(DATA / file, "official"), Source(SAMPLE / file, "sample")]
+        candidates = [Source(folders.DATA / file, "official"), Source(folders.SAMPLE / file, "sample")]
     for source in candidates:
         if os.path.exists(source.path):  # False, not an error, for a name too long
             return source
@@ -42,33 +43,32 @@ def find_data(file: str, folder: Path | None) -> Source:
 
 
 def default_model() -> str:
-    return DEFAULT_MODEL if (CACHE / DEFAULT_MODEL / "config.json").is_file() else EMBEDDED_MODEL
+    return DEFAULT_MODEL if (folders.MODELS / DEFAULT_MODEL / "config.json").is_file() else EMBEDDED_MODEL
 
 
 def find_model(given: str | None) -> tuple[str, Path]:
-    """Name and folder of the model `--model` asks for: a name in hugging_cache/ or a path; else the default.
+    """Name and folder of the model `--model` names, in hugging_cache/ or by its path; without one the default.
 
     The embedded default is prepared on the spot, and said so: a result must not be taken for gpt2-xl's by mistake.
     """
-    name = given or default_model()
+    name, cache = given or default_model(), folders.MODELS
     _utf8(name)
     if given is None and name == EMBEDDED_MODEL:
-        print(
-            f"*** {DEFAULT_MODEL} is not in {CACHE}/: using the small embedded model {EMBEDDED_MODEL}. "
-            f"`python prepare.py model {DEFAULT_MODEL}` fetches the paper's default. ***",
-            file=sys.stderr,
+        logger.warning(
+            f"*** {DEFAULT_MODEL} is not in {cache}/: using the small embedded model {EMBEDDED_MODEL}. "
+            f"`python prepare.py model {DEFAULT_MODEL}` fetches the paper's default. ***"
         )
-    if name == EMBEDDED_MODEL and not (CACHE / name / "config.json").is_file():
-        prepare_embedded(CACHE / name)
+    if name == EMBEDDED_MODEL and not (cache / name / "config.json").is_file():
+        prepare_embedded(cache / name)
     folder = Path(name)
-    if folder.name == name and os.path.isfile(CACHE / name / "config.json"):  # no path: joined to one, "/x" would win
-        return name, CACHE / name
+    if folder.name == name and os.path.isfile(cache / name / "config.json"):  # no path: joined to one, "/x" would win
+        return name, cache / name
     if os.path.isfile(folder / "config.json"):
         return folder.resolve().name, folder
-    there = sorted(p.parent.name for p in CACHE.glob("*/config.json"))
+    available = sorted(path.parent.name for path in cache.glob("*/config.json"))
     raise UserError(
-        f"no model '{name}': neither {CACHE / name} nor the path itself holds a config.json; "
-        f"in {CACHE}/: {', '.join(there) or 'none yet'}"
+        f"no model '{name}': neither {cache / name} nor the path itself holds a config.json; "
+        f"in {cache}/: {', '.join(available) or 'none yet'}"
     )
 
 

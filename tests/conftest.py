@@ -1,6 +1,7 @@
 """Tiny random models of every family, and the parts tests share. CPU, seconds."""
 
 import json
+import logging
 import os
 import signal
 import sys
@@ -13,6 +14,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from core.lm.model import LM
+from core.script import PACKAGES
 from core.types import Edit
 
 # One thread each: the workers of pytest -n share the cores, and waiting threads that spin in a crowd burn minutes.
@@ -97,10 +99,13 @@ def tiny(family: str, seed: int = 0) -> LM:
 
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
-    """A script that runs in this process keeps the signals to itself; they are given back."""
+    """A script that runs in this process keeps the signals to itself, and logs to stderr; all that is put back."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
     hook = sys.unraisablehook
     yield
+    for package in PACKAGES:
+        logging.getLogger(package).handlers.clear()
+        logging.getLogger(package).setLevel(logging.NOTSET)
     sys.unraisablehook = hook
     for number, handler in before.items():
         signal.signal(number, handler)

@@ -20,6 +20,7 @@ from conftest import ROOT, tiny
 from tiny_settings import ROME_YAML, TARGET, corpus
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from core import folders
 from core.lm import model
 from core.registry import discover
 from core.script import script
@@ -157,7 +158,7 @@ def test_an_existing_result_is_reported_not_redone(call: Call, tmp_path: Path, m
 def test_the_default_model(call: Call, tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """gpt2-xl where it is; else the embedded one, made on the spot and said so. Neither has a folder of its own."""
     cache, common = tmp_path / "cache", ("--data", SAMPLE, "--limit", 2, "--results", tmp_path / "out")
-    monkeypatch.setattr(sources, "CACHE", cache)
+    monkeypatch.setattr(folders, "MODELS", cache)
     monkeypatch.setattr(sources, "prepare_embedded", lambda folder: shutil.copytree(tiny_folder, folder))
     run = call("NLI", *common, given=False)
     assert run.code == 0

@@ -29,6 +29,7 @@ from inputs.official import SETS, DataSet, Hub, Web
 OFFICIAL = ROOT.parent / "shared/realdata/data"
 SAMPLE = ROOT / "data/sample"
 TASKS = discover("tasks", "TASK")
+EDIT_SETS = discover("edit_sets", "EDIT_SET")
 POS = ["NNP", "CD", ":", ".", "NN", '"', "''", "#", "$", "(", ")", ",", "IN", "VB", "VBD", "JJ", "DT", "O", "-X-"]
 
 
@@ -234,9 +235,9 @@ def web_sets(server: FakeHub) -> list[DataSet]:
     return made
 
 
-def test_files_from_the_web(server: FakeHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_from_the_web(server: FakeHub, tmp_path: Path) -> None:
     sets = web_sets(server)
-    gathering.Gatherer(tmp_path, TASKS).gather(sets)
+    out = "\n".join(gathering.Gatherer(tmp_path, TASKS, EDIT_SETS).gather(sets))
     notes = json.loads((tmp_path / "SOURCES.json").read_text(encoding="utf-8"))
     assert len(notes) == len(sets) == 5
     for dataset in sets:
@@ -245,26 +246,25 @@ def test_files_from_the_web(server: FakeHub, tmp_path: Path, capsys: pytest.Capt
     assert notes["task-data/test-dialogue"]["n"] == 24
     assert notes["task-data/test-dialogue"]["n_released"] == 886
     assert not list(tmp_path.glob(".*"))
-    out = capsys.readouterr().out
     assert "test-dialogue: 24 records (the released file has 886; see inputs/official.py)" in out
     server.requests.clear()
-    gathering.Gatherer(tmp_path, TASKS).gather(sets)
+    again = list(gathering.Gatherer(tmp_path, TASKS, EDIT_SETS).gather(sets))
+    assert again == [f"{tmp_path / dataset.file} is already there" for dataset in sets]
     assert server.requests == []
-    assert capsys.readouterr().out.count("is already there") == 5
-    gathering.Gatherer(tmp_path, TASKS, overwrite=True).gather(sets)
+    list(gathering.Gatherer(tmp_path, TASKS, EDIT_SETS, overwrite=True).gather(sets))
     assert server.requests
 
 
-def test_what_cannot_be_had_is_named_and_the_rest_is_done(
-    server: FakeHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_what_is_not_available_is_named_and_the_rest_is_done(
+    server: FakeHub, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     sets = web_sets(server)
     server.plain["zsre.json"] = b"[]"  # not the file of the pin
     server.plain["archive.zip"] = b"no archive"
     server.spoil["zsre_mend_eval.json"] = "cut"
     with pytest.raises(UserError, match=r"^3 of 5 are missing: task-data/test-dialogue, edited-data/zsre.json, tr"):
-        gathering.Gatherer(tmp_path, TASKS).gather(sets)
-    err = capsys.readouterr().err.splitlines()
+        list(gathering.Gatherer(tmp_path, TASKS, EDIT_SETS).gather(sets))
+    err = caplog.messages
     assert len(err) == 3
     assert "gone.zip: the server answers 404" in err[0]
     assert "archive.zip is not a readable zip archive" in err[0]
@@ -275,15 +275,15 @@ def test_what_cannot_be_had_is_named_and_the_rest_is_done(
 
 
 def test_a_malformed_file_is_not_moved_into_place(
-    server: FakeHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    server: FakeHub, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     bad = b'{"question": "q"}\n'
     server.plain["test-OpenDomainQA.jsonl"] = bad
     url, pin = f"{server.url}/test-OpenDomainQA.jsonl", "sha256:" + hashlib.sha256(bad).hexdigest()
     dataset = DataSet("OpenDomainQA", "task-data/test-OpenDomainQA.jsonl", 1, Web((url,), pin))
     with pytest.raises(UserError, match="1 of 1 are missing"):
-        gathering.Gatherer(tmp_path, TASKS).gather([dataset])
-    assert "expected the key" in capsys.readouterr().err
+        list(gathering.Gatherer(tmp_path, TASKS, EDIT_SETS).gather([dataset]))
+    assert "expected the key" in caplog.text
     assert not (tmp_path / dataset.file).exists()
 
 
@@ -382,4 +382,4 @@ def test_as_a_command_against_a_hub(server: FakeHub, tmp_path: Path) -> None:
 def test_a_data_set_that_is_gone(server: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", server.url)
     with pytest.raises(UserError, match="no dataset 'openai/gsm8k' at"):
-        gathering.from_hub(source_of("reasoning"), tmp_path / "f", tmp_path)
+        gathering.from_hub(source_of("reasoning"), tmp_path / "f")

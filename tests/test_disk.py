@@ -6,6 +6,7 @@ Each case is injected by hand for everyone, and made for real on a small file sy
 import errno
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,10 +15,13 @@ from typing import Any
 
 import pytest
 from conftest import ROOT
+from safetensors import SafetensorError
 from tiny_settings import ROME_YAML
 
-import prepare
+import inputs.cli
 import train_MEND
+from core import folders
+from core.disk.whole import leftovers, whole
 from core.errors import UserError
 from core.script import script
 from experiment import cli
@@ -28,7 +32,7 @@ MAINS: dict[str, Callable[[], None]] = {
     "test-task.py": cli.test_task,
     "test-task-after.py": cli.test_task_after,
     "train_MEND.py": train_MEND.main,
-    "prepare.py": prepare.main,
+    "prepare.py": inputs.cli.main,
 }
 MEND = """
 inner_params: [transformer.h.3.mlp.c_fc.weight]
@@ -96,6 +100,91 @@ def unwritable(self: Path, mode: str = "r", *arguments: Any, **more: Any) -> Any
     return full() if "w" in mode else open(self, mode, *arguments, **more)
 
 
+# --- whole ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_or_a_folder_appears_at_the_end(tmp_path: Path) -> None:
+    for name in ("file", "folder"):
+        path = tmp_path / "new" / name
+        for text in ("first", "second"):  # the second in place of the first
+            with whole(path) as new:
+                if name == "folder":
+                    new.mkdir()
+                    (new / text).write_text(text)
+                else:
+                    new.write_text(text)
+                (new.parent / "scratch").write_text("not wanted")
+                assert not path.exists() or text == "second"
+                assert (new.name, new.parent.parent) == (name, path.parent)
+    assert sorted(contents(tmp_path)) == ["new/file", "new/folder/second"]
+    assert (tmp_path / "new/file").read_text() == "second"
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["file", "folder"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("x"), UserError("x")])
+def test_a_block_that_fails_changes_nothing(error: BaseException, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("old")
+    with pytest.raises(type(error)), whole(tmp_path / "file") as new:
+        new.write_text("half")
+        raise error
+    assert contents(tmp_path) == {"file": b"old"} and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/some/file"), "No space left on device"),
+        (OSError("the\n line broke"), "the line broke"),
+        (SafetensorError("Error while serializing:\n StorageFull"), "Error while serializing: StorageFull"),
+    ],
+)
+def test_the_error_says_what_and_why_and_what_to_do(error: Exception, reason: str, tmp_path: Path) -> None:
+    for hint, end in (("", ""), ("--out names another place", "; --out names another place")):
+        with pytest.raises(UserError) as caught, whole(tmp_path / "file", hint):
+            raise error
+        assert str(caught.value) == f"cannot write {tmp_path / 'file'}: {reason}{end}"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_moved_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/old").write_text("old")
+    real, moves = os.replace, []
+
+    def second_fails(source: Path, target: Path) -> None:
+        moves.append(target)
+        full() if len(moves) == 2 else real(source, target)
+
+    monkeypatch.setattr(os, "replace", second_fails)
+    with pytest.raises(UserError, match="cannot write"), whole(tmp_path / "folder") as new:
+        new.mkdir()
+    assert contents(tmp_path) == {"folder/old": b"old"}
+
+
+def test_what_killed_attempts_left_is_cleared_by_who_holds_the_lock(tmp_path: Path) -> None:
+    """Killed for real, in the block; nobody else's scratch is touched."""
+    code = (
+        "import os, signal, sys; from pathlib import Path; from core.disk.whole import whole\n"
+        "with whole(Path(sys.argv[1])) as new:\n"
+        "    new.write_bytes(bytes(1000)); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    path = tmp_path / "file"
+    command = [sys.executable, "-c", code, str(path)]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode == -signal.SIGKILL
+    ((left, size),) = leftovers(tmp_path)
+    assert size == 1000 and not path.exists()
+    (tmp_path / ".other-abcdefgh").mkdir()
+    with whole(path) as new:
+        new.write_text("")
+    assert left.is_dir()  # without the lock it may be another's
+    with whole(path, locked=True) as new:
+        new.write_text("")
+        assert not left.exists()
+    assert sorted(found.name for found in tmp_path.iterdir()) == [".other-abcdefgh", "file"]
+
+
+# --- scripts -------------------------------------------------------------------------------------------------------
+
 SAVING = ("os.replace", "pathlib.Path.open", "tempfile.mkdtemp")
 
 
@@ -135,7 +224,7 @@ def test_injected_full_disk_in_preparing(
     old = tmp_path / "hugging_cache/smollm2-135m"
     old.mkdir(parents=True)
     (old / "config.json").write_text("{}")
-    monkeypatch.setattr(prepare, "CACHE", tmp_path / "hugging_cache")
+    monkeypatch.setattr(folders, "MODELS", tmp_path / "hugging_cache")
     monkeypatch.setattr(embedded, "_download", lambda work: work / "x.gguf")
     monkeypatch.setattr(embedded, "_convert", lambda gguf, folder: folder.mkdir())
     monkeypatch.setattr(function, full)
@@ -164,7 +253,7 @@ def test_injected_full_disk_at_a_model_that_is_saved(
 def test_a_file_in_the_way(name: str, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "out").write_text("a file")
     if name == "prepare.py":
-        monkeypatch.setattr(prepare, "CACHE", tmp_path / "out")
+        monkeypatch.setattr(folders, "MODELS", tmp_path / "out")
         refused(call(name, "model", "smollm2-135m"))
     else:
         refused(call(name, *runs(tmp_path / "out", tmp_path)[name]))
@@ -231,7 +320,7 @@ def test_a_full_disk(name: str, leave: int, call: Call, small: Path, tmp_path: P
 
 
 def test_a_model_does_not_fit(call: Call, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prepare, "CACHE", small)
+    monkeypatch.setattr(folders, "MODELS", small)
     monkeypatch.setattr(embedded, "_download", lambda work: (work / "x.gguf").write_bytes(bytes(1 << 21)))
     refused(call("prepare.py", "model", "smollm2-135m"))
     assert list(small.iterdir()) == []
@@ -246,7 +335,7 @@ def test_a_read_only_disk(name: str, call: Call, small: Path, tmp_path: Path, mo
     (small / "out").mkdir()
     subprocess.run(["mount", "-o", "remount,ro", str(small)], check=True)
     if name == "prepare.py":
-        monkeypatch.setattr(prepare, "CACHE", small)
+        monkeypatch.setattr(folders, "MODELS", small)
         refused(call(name, "model", "smollm2-135m"))
     else:
         refused(call(name, *runs(small / "out", tmp_path)[name]))

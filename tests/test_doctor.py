@@ -8,29 +8,29 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from conftest import ROOT, tiny
 
-import prepare
+from core import folders
 from core.disk import lock
 from core.disk.digest import sha256
 from core.disk.whole import leftovers
 from core.errors import UserError
 from core.lm.model import hash_folder
-from core.registry import discover
 from core.script import script
+from edit_sets.zsre import EDIT_SET
 from editors.mend import archive as archive
 from editors.mend.factors import shapes_of
 from editors.mend.network import seeded
 from editors.mend.settings import MENDSettings
-from inputs import doctor, embedded
-from inputs.check import ZSRE
+from inputs import cli, doctor, embedded
 from inputs.doctor import Doctor
 
-TASKS = discover("tasks", "TASK")
+ZSRE = EDIT_SET.file
 Ask = Callable[..., tuple[int, str]]
 
 
@@ -45,7 +45,7 @@ def ask(tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, caps
     def run(*words: str) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["prepare.py", "doctor", *words])
         with pytest.raises(SystemExit) as caught:
-            script(prepare.main)
+            script(cli.main)
         return int(caught.value.code or 0), capsys.readouterr().out
 
     return run
@@ -135,9 +135,9 @@ def test_archives_and_second_moments(ask: Ask) -> None:
     lm = tiny("gpt2")
     hp = MENDSettings(inner_params=("transformer.h.3.mlp.c_fc.weight",), rank=2)
     shapes = shapes_of(lm, hp.inner_params)
-    path = doctor.ARCHIVES / "tiny/best.safetensors"
+    path = folders.TRAINED / "MEND/tiny/best.safetensors"
     archive.save(path, seeded(shapes, hp).state_dict(), archive.header(lm, hp, shapes))
-    stats = doctor.STATS / "tiny/x_stats/y.npz"
+    stats = folders.STATS / "tiny/x_stats/y.npz"
     stats.parent.mkdir(parents=True)
     np.savez(stats, **{"mom2.mom2": np.eye(2), "mom2.count": np.array(3)})
     code, out = ask()
@@ -156,7 +156,8 @@ def test_what_would_go_wrong(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     """Versions that are not the pins, too little memory, an unknown family, a results folder that is a file."""
     real = doctor.version
     monkeypatch.setattr(doctor, "version", lambda name: "4.0" if name == "transformers" else real(name))
-    monkeypatch.setattr(doctor.os, "sysconf", lambda name: 1000 if name != "SC_PAGE_SIZE" else 100)
+    memory = SimpleNamespace(total=100_000, available=50_000)
+    monkeypatch.setattr(doctor.psutil, "virtual_memory", lambda: memory)
     monkeypatch.setattr(doctor.torch.cuda, "device_count", lambda: 0)
     monkeypatch.setattr(doctor.tempfile, "TemporaryFile", refuse)
     config = Path("hugging_cache/tiny/config.json")
@@ -185,7 +186,7 @@ def test_what_killed_runs_left_is_named_and_the_next_one_removes_its_own(
 ) -> None:
     """SIGKILL in the middle of a preparation, for real; then another preparation of the same model."""
     code = (
-        "import os, signal; from pathlib import Path; from core import embedded\n"
+        "import os, signal; from pathlib import Path; from inputs import embedded\n"
         "half = lambda work: (work / 'half').write_bytes(bytes(1000))\n"
         "embedded._download = lambda work: half(work) and os.kill(os.getpid(), signal.SIGKILL)\n"
         "embedded.prepare_embedded(Path('hugging_cache/small').absolute())"
@@ -224,12 +225,11 @@ def test_what_killed_runs_left_is_named_and_the_next_one_removes_its_own(
         embedded.prepare_embedded(Path("hugging_cache/small"))
 
 
-def test_devices_are_listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_devices_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in dict(
         device_count=1, mem_get_info=(10**9, 3 * 10**9), get_device_name="Some GPU", is_available=True
     ).items():
         monkeypatch.setattr(doctor.torch.cuda, name, lambda *_, value=value: value)
-    found = Doctor(TASKS, archive.load)
-    found.machine()
-    assert "cuda:0: Some GPU, memory 3.00 GB, 1.00 GB free" in capsys.readouterr().out
-    assert found.notes == [] and found.memory["cuda:0"] == 3 * 10**9
+    patient = Doctor({}, {}, {})
+    assert "cuda:0: Some GPU, memory 3.00 GB, 1.00 GB free" in list(patient.machine())
+    assert patient.notes == [] and patient.memory["cuda:0"] == 3 * 10**9

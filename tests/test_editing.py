@@ -12,10 +12,10 @@ from conftest import tiny
 from safetensors import safe_open
 from torch import Tensor
 
-from core import readers
 from core.errors import EditRefused, UserError
 from core.lm.model import LM
 from core.types import Deltas, Edit, Mode
+from edit_sets.zsre import EDIT_SET
 from editors.regularizers import regularizer
 from experiment import editing as editing_module
 from experiment.checkpoint import Saved
@@ -241,13 +241,13 @@ def test_drawn_edits_of_a_smaller_number_begin_a_larger(tmp_path: Path) -> None:
     path = tmp_path / "zsre.json"
     path.write_text(json.dumps(records))
     for seed in range(5):
-        drawn = [[edit.index for edit in readers.edits(path, 5, 5 + n, 1, seed)] for n in range(1, 31)]
+        drawn = [[edit.index for edit in EDIT_SET.edits(path, 5, 5 + n, 1, seed)] for n in range(1, 31)]
         assert all(longer[: len(shorter)] == shorter for shorter, longer in itertools.pairwise(drawn))
         assert len({*drawn[-1]}) == 30 and all(index >= 5 and index % 7 for index in drawn[-1])
-    assert len({tuple(edit.index for edit in readers.edits(path, 5, 15, 1, seed)) for seed in range(5)}) == 5
+    assert len({tuple(edit.index for edit in EDIT_SET.edits(path, 5, 15, 1, seed)) for seed in range(5)}) == 5
     with pytest.raises(UserError, match="has 30 usable records from 5 on, too few to draw from"):
-        readers.edits(path, 5, 36, 1, 0)
-    assert [edit.index for edit in readers.edits(path, 1, 4, 1)] == [1, 2, 3]
+        EDIT_SET.edits(path, 5, 36, 1, 0)
+    assert [edit.index for edit in EDIT_SET.edits(path, 1, 4, 1)] == [1, 2, 3]
 
 
 @pytest.mark.parametrize("place", ["editor", "add_", "probe"])

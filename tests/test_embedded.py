@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from conftest import EMBEDDED, ROOT
 
-from core import readers
 from core.lm.generate import complete
 from core.lm.model import load
 from core.lm.tokens import continuation, encode, in_template
+from edit_sets.zsre import EDIT_SET
 from tasks.dialogue import TASK as DIALOGUE
 from tasks.ner import TASK as NER
 
@@ -73,6 +73,6 @@ def test_its_tokenizer() -> None:
     assert lm.tokenizer.decode(encode(lm, "Is <|im_end|> it?")) == "Is <|im_end|> it?"
     for words in (("True", "False"), ("yes", "no"), ("A", "B", "C", "D"), ("positive", "negative")):
         assert len({continuation(lm, f" {word}")[0] for word in words}) == len(words)
-    for edit in readers.edits(SAMPLE / "edited-data/zsre.json", 0, 480, 7):
+    for edit in EDIT_SET.edits(SAMPLE / "edited-data/zsre.json", 0, 480, 7):
         ids, at = in_template(lm, "So it is. {}", edit)
         assert lm.tokenizer.decode(ids[: at + 1]).endswith(edit.subject)

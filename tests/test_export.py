@@ -9,7 +9,6 @@ from conftest import tiny
 
 from core.errors import UserError
 from core.lm.model import LM
-from experiment import export as module
 from experiment.export import NOTE, export, exported
 
 SETTINGS = {"seed": 0, "edit": {"method": "ROME", "range": [0, 4, 1]}}
@@ -61,7 +60,7 @@ def test_a_folder_is_whole_or_not_there(
     def fail(*_: Any, **__: Any) -> None:
         raise error
 
-    monkeypatch.setattr(module.os, "replace", fail)
+    monkeypatch.setattr("os.replace", fail)
     with pytest.raises(UserError if isinstance(error, OSError) else type(error)):
         export(lm, tmp_path / "edited", NOTED)
     assert list(tmp_path.iterdir()) == []

@@ -10,11 +10,12 @@ from reference import rome as naive
 from safetensors.torch import load_file
 from torch import Tensor
 
-from core import hparams, readers
+from core import hparams
 from core.lm.model import LM, load
 from core.lm.tokens import encode, target_ids
 from core.lm.weights import add_
 from core.types import Deltas, Edit
+from edit_sets.zsre import EDIT_SET
 from editors import rome
 from editors.regularizers import rect
 from editors.rome import ROME, ROMESettings
@@ -40,7 +41,7 @@ def model() -> LM:
 
 @pytest.fixture(scope="module")
 def edit() -> Edit:
-    return readers.edits(CASE / "zsre.json", 0, 1, 1)[0]
+    return EDIT_SET.edits(CASE / "zsre.json", 0, 1, 1)[0]
 
 
 @pytest.fixture(scope="module")

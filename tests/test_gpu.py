@@ -16,7 +16,7 @@ from torch import Tensor
 
 from core import hparams
 from core.lm.generate import complete
-from core.lm.model import DTYPES, LM, load
+from core.lm.model import LM, load
 from core.lm.weights import add_
 from core.registry import discover
 from experiment.quality import probe
@@ -78,7 +78,7 @@ def test_half_precision(name: str, dtype: str, near: float, device: str, edits, 
     editor = make(name, lm, tmp_path)
     batch = batch_for(editor, edits)
     here = editor.deltas(batch)
-    lm.model.to(device, DTYPES[dtype])
+    lm.model.to(device, getattr(torch, dtype))
     there = EDITORS[name](lm, editor.hp).deltas(batch)
     assert there.keys() == here.keys()
     for parameter, delta in there.items():
@@ -86,7 +86,7 @@ def test_half_precision(name: str, dtype: str, near: float, device: str, edits, 
         weight = lm.model.get_parameter(parameter)
         before = weight.float()
         lost = add_(lm.model, {parameter: delta})[parameter]
-        assert weight.dtype == DTYPES[dtype]
+        assert weight.dtype == getattr(torch, dtype)
         assert 0 < lost == pytest.approx(relative(weight.float() - before, delta.cpu()), rel=1e-3)
 
 

@@ -17,6 +17,7 @@ from core import hparams, published, readers, results
 from core.disk.digest import sha256
 from core.errors import UserError
 from core.registry import discover
+from edit_sets.zsre import EDIT_SET
 from editors.mend.settings import MENDSettings
 from inputs import check
 
@@ -65,7 +66,7 @@ def test_samples_of_a_task(name: str, draw: Any, tmp_path: Path) -> None:
         json.dumps([sample.id, sample.prompt, sample.reference], ensure_ascii=False, allow_nan=False).encode()
 
 
-@pytest.mark.parametrize("read", [lambda p: readers.edits(p, 0, 1, 1), readers.training], ids=["edits", "training"])
+@pytest.mark.parametrize("read", [lambda p: EDIT_SET.edits(p, 0, 1, 1), EDIT_SET.training], ids=["edits", "training"])
 @h.hostile(content=h.files(h.written(ZSRE), h.records(*ZSRE).map(h.written), h.records(*ZSRE).map(h.written)))
 def test_edits(read: Any, content: bytes, tmp_path: Path) -> None:
     path = put(tmp_path, "zsre.json", content)
@@ -179,9 +180,9 @@ def test_half_a_character_is_refused_where_it_is_read(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"zsre.json: record 1: expected whole characters in 'alt', got half of one, \\ud83d"
     ):
-        readers.edits(path, 0, 2, 1)
+        EDIT_SET.edits(path, 0, 2, 1)
     put(tmp_path, "zsre.json", h.written([ZSRE[0], {**ZSRE[1], "alt": "\U0001f600"}]))  # as two escapes: one character
-    assert readers.edits(path, 0, 2, 1)[1].target == "\U0001f600"
+    assert EDIT_SET.edits(path, 0, 2, 1)[1].target == "\U0001f600"
 
 
 def test_there_are_as_many_cases_as_stated(request: pytest.FixtureRequest) -> None:

@@ -14,12 +14,13 @@ from hostile import put
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from core import hparams, published, readers, results
+from core import hparams, published, results
 from core.errors import UserError
 from core.lm import model
 from core.lm.moments import Corpus, second_moments
 from core.registry import discover
 from core.types import Edit
+from edit_sets.zsre import EDIT_SET
 from editors import mend
 from editors.mend import archive as archive
 from editors.mend import log
@@ -139,8 +140,8 @@ MOMENTS = Corpus("x", 5, Path()).file(LM, 1).as_posix()
 READERS: dict[str, tuple[str, Any]] = {
     **{name: (f"d/{t.file}", lambda p, t=t: t.samples(p)) for name, t in TASKS.items() if name != "dialogue"},
     "dialogue": ("d/dev_1.txt", lambda p: TASKS["dialogue"].samples(p.parent)),
-    "edits": ("zsre.json", lambda p: readers.edits(p, 0, 1, 1)),
-    "training": ("zsre.json", readers.training),
+    "edits": ("zsre.json", lambda p: EDIT_SET.edits(p, 0, 1, 1)),
+    "training": ("zsre.json", EDIT_SET.training),
     "settings": ("s.yaml", lambda p: [hparams.load(MENDSettings, p)]),
     "result": ("r.json", lambda p: [results.existing(p.with_suffix(""), {}, False)]),
     "archive": ("a.safetensors", archive.load),

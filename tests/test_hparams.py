@@ -1,6 +1,7 @@
 """core.hparams: strict about keys and types, at ease with the released files; and every file of the repository."""
 
 import dataclasses
+import logging
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,13 +39,18 @@ def read(tmp_path: Path, text: str) -> Settings:
     return load(Settings, path)
 
 
-def test_values_and_defaults(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture(autouse=True)
+def notices(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "core")
+
+
+def test_values_and_defaults(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     text = "layers: [3, 4]\nrate: 0.5\nkind: b\npairs: [[5, 10], [10, 10]]\nnames: ['{}', x]\nactive: true\nsteps: 7"
     assert read(tmp_path, text) == Settings(
         layers=(3, 4), rate=0.5, kind="b", pairs=((5, 10), (10, 10)), names=("{}", "x"), active=True, steps=7
     )
     assert read(tmp_path, "layers: []\nrate: 1\nnames: null") == Settings(layers=(), rate=1.0)
-    assert capsys.readouterr().err == ""
+    assert caplog.messages == []
 
 
 @pytest.mark.parametrize(("text", "value"), [("5e-1", 0.5), ("1e-3", 1e-3), ("4", 4.0), ("-2.5", -2.5), ("'0.1'", 0.1)])
@@ -98,7 +104,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_keys_of_the_released_files_are_read_past_with_one_notice(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """All keys of the released gpt2-xl files that this project takes from the model or the command line."""
     released = """
@@ -122,7 +128,7 @@ def test_keys_of_the_released_files_are_read_past_with_one_notice(
     rate: 5e-1
     """
     assert read(tmp_path, released.replace("\n    ", "\n")) == Settings(layers=(17,), rate=0.5)
-    (notice,) = capsys.readouterr().err.splitlines()
+    (notice,) = caplog.messages
     assert "taken from the model or the command line" in notice
     for key in ("alg_name", "device", "rewrite_module_tmp", "ln_f_module", "model_parallel", "max_length"):
         assert key in notice
@@ -140,9 +146,9 @@ def test_the_released_models_have_settings_for_every_method() -> None:
 
 
 @pytest.mark.parametrize(("editor", "path"), FILES, ids=[f"{e.name}-{p.stem}" for e, p in FILES])
-def test_every_file_loads_without_a_notice(editor: Any, path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_file_loads_without_a_notice(editor: Any, path: Path, caplog: pytest.LogCaptureFixture) -> None:
     hp = load(editor.hparams, path)
-    assert capsys.readouterr().err == ""
+    assert caplog.messages == []
     assert set(yaml.safe_load(path.read_text())) <= {field.name for field in dataclasses.fields(hp)}
 
 
@@ -265,9 +271,7 @@ RELEASED: dict[str, tuple[str, tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize("name", RELEASED)
-def test_a_released_file_loads_as_the_shipped_one(
-    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_released_file_loads_as_the_shipped_one(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     text, elsewhere = RELEASED[name]
     method = name.removeprefix("TRAINING/")
     path = tmp_path / "gpt2-xl.yaml"
@@ -278,6 +282,6 @@ def test_a_released_file_loads_as_the_shipped_one(
         assert Path(found.stats_dir) == Path("data/stats")
         found = dataclasses.replace(found, stats_dir="data/stats")
     assert found == load(EDITORS[method].hparams, ROOT / f"hparams/{name}/gpt2-xl.yaml")
-    (notice,) = capsys.readouterr().err.splitlines()
+    (notice,) = caplog.messages
     told = notice.removeprefix(f"{path}: ").split(": ")[1].split(", ")
     assert set(told) == {"alg_name", "model_name", "device", "model_parallel", *elsewhere}

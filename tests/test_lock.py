@@ -166,7 +166,7 @@ def test_locks_are_taken_in_one_order(tmp_path: Path, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS])
 def test_a_file_system_without_locks(
-    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A run goes on there, and says so."""
 
@@ -176,7 +176,7 @@ def test_a_file_system_without_locks(
     monkeypatch.setattr(fcntl, "flock", refuse)
     with held([tmp_path / ".x.lock"]):
         pass
-    assert capsys.readouterr().err == f"{tmp_path}: no locks on this file system; run one at a time here\n"
+    assert caplog.messages == [f"{tmp_path}: no locks on this file system; run one at a time here"]
 
 
 def test_a_place_where_nothing_can_be_written(tmp_path: Path) -> None:

@@ -12,12 +12,13 @@ from reference import mend as naive
 from safetensors.torch import load_file
 from torch import Tensor
 
-from core import hparams, readers
+from core import hparams
 from core.errors import UserError
 from core.lm.model import LM, load, orient
 from core.lm.tokens import Padded
 from core.lm.weights import add_, preserved
 from core.types import Edit
+from edit_sets.zsre import EDIT_SET
 from editors import mend
 from editors.mend import MEND
 from editors.mend import archive as archive
@@ -232,7 +233,7 @@ def test_golden(tag: str) -> None:
     """
     lm = load(GOLDEN / "models/gpt2-tiny", "gpt2-tiny", "cpu")
     hp = hparams.load(MENDSettings, CASE / "hparams.yaml")
-    records = readers.edit_records(CASE / "zsre.json")
+    records = EDIT_SET.records(CASE / "zsre.json")
     asked = ask(lm, [(e.prompt, e.target) for e in (records[i] for i in (0, 1, 3))])
     t = asked.tokens
     slipped = Asked(

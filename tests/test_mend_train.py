@@ -13,11 +13,11 @@ from conftest import ROOT, tiny
 from safetensors.torch import load_file
 
 import train_MEND
-from core import readers
 from core.errors import UserError
 from core.lm.model import LM
 from core.lm.weights import add_, preserved
 from core.types import Edit
+from edit_sets.zsre import EDIT_SET
 from editors.mend import MEND
 from editors.mend import training as train
 from editors.mend.archive import LAST
@@ -38,8 +38,8 @@ def settings(lm: LM, **more: object) -> MENDSettings:
 
 @pytest.fixture(scope="module")
 def records() -> Records:
-    edits = readers.training(SAMPLE / "zsre_mend_train.json")
-    return Records(edits[:30], readers.training(SAMPLE / "zsre_mend_eval.json")[:3], {"train": {"sha256": "x"}})
+    edits = EDIT_SET.training(SAMPLE / "zsre_mend_train.json")
+    return Records(edits[:30], EDIT_SET.training(SAMPLE / "zsre_mend_eval.json")[:3], {"train": {"sha256": "x"}})
 
 
 def success(lm: LM, hp: MENDSettings, edits: list[Edit]) -> float:

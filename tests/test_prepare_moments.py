@@ -13,17 +13,13 @@ import yaml
 from conftest import ROOT
 from fake_hub import FakeHub, serving
 
-import prepare as prepare_script
 from core.errors import UserError
 from core.lm import moments as collected
 from core.lm.model import load
 from core.lm.moments import Corpus, second_moments
-from core.registry import discover
-from core.script import Parser
-from experiment import cli
-from inputs import moments
+from core.script import script
+from inputs import cli, moments
 
-EDITORS = discover("editors", "EDITOR")
 WIDTH, DOCUMENTS = 128, 20
 MODULE = "transformer.h.{}.mlp.c_proj"
 
@@ -60,11 +56,11 @@ def address(layer: int) -> str:
 
 
 def prepare(model: Path, settings: Path, server: FakeHub | None = None, method: str = "MEMIT") -> None:
-    parser = Parser()
-    moments.add_arguments(parser)
     url = f"{server.url}/stats/" if server else "http://127.0.0.1:9"
     arguments = [str(model), "--hparams", str(settings), "--url", url, "--device", "cpu", "--method", method]
-    moments.prepare(parser.parse_args(arguments), EDITORS)
+    args = cli.parser().parse_args(["stats", *arguments])
+    for line in args.run(args):
+        print(line)
 
 
 def test_published_files_are_fetched_and_serve_the_editor(
@@ -107,15 +103,16 @@ def test_what_is_not_published_well_is_computed(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     server.plain = {address(1): published()} | ({address(2): content} if content else {})
     texts = [f"Document {i} is about the number {i} and nothing else." for i in range(30)]
     monkeypatch.setattr(collected, "_wikipedia", lambda: texts)
     prepare(tiny_folder, settings, server)
-    out, err = capsys.readouterr()
+    out = capsys.readouterr().out
     assert out.count("fetched from") == 1
     assert out.count("mlp.c_proj_float32_mom2_20.npz computed") == 1
-    lines = [line for line in err.splitlines() if line.startswith("layer 2: ")]
+    lines = [line for line in caplog.messages if line.startswith("layer 2: ")]
     assert len(lines) == 1
     assert re.search(reason, lines[0])
     file = tmp_path / "stats/tiny-gpt2/wikipedia_stats" / Path(address(2)).name
@@ -144,7 +141,7 @@ def test_methods_that_need_none(tiny_folder: Path, capsys: pytest.CaptureFixture
 def test_as_a_command(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     file = str(ROOT / "hparams/KN/gpt2-xl.yaml")
     monkeypatch.setattr(sys, "argv", ["prepare.py", "stats", str(tiny_folder), "--method", "KN", "--hparams", file])
-    cli.script(prepare_script.main)
+    script(cli.main)
     assert capsys.readouterr().out.startswith("KN needs no second moments")
 
 

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from core import readers
+from core.disk.digest import sha256
 from core.errors import UserError
 from core.types import Sample
+from edit_sets.zsre import EDIT_SET
 from inputs import check
 
 OFFICIAL = Path(__file__).parents[2] / "shared" / "realdata" / "data"
@@ -103,7 +105,7 @@ TSV = all_of(lambda path: readers.tsv(path, ["sentence", "label"]))
 CONLL = all_of(lambda path: readers.conll(path, ["PER"]))
 
 
-@pytest.mark.parametrize("read", [JSONL, JSON, TSV, CONLL, readers.edit_records, readers.training])
+@pytest.mark.parametrize("read", [JSONL, JSON, TSV, CONLL, EDIT_SET.records, EDIT_SET.training])
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -222,83 +224,14 @@ def test_label_and_id() -> None:
             readers.sample_id(value, seen, "f:2")
 
 
-# --- edits ---------------------------------------------------------------------------------------------------------
-
-
-def test_edits(tmp_path: Path) -> None:
-    path = zsre(tmp_path, {}, {"alt": "Byron"}, {"rephrase": None, "loc": None}, {}, {})
-    first, third = readers.edits(path, 1, 5, 2)
-    assert (first.prompt, first.subject, first.target, first.old) == (
-        "Who taught Ada Lovelace?",
-        "Ada Lovelace",
-        "Byron",
-        "Babbage",
-    )
-    assert (first.rephrase, first.locality, first.locality_answer) == (
-        "By whom was Ada Lovelace taught?",
-        "nq question: who wrote emma",
-        "Jane Austen",
-    )
-    assert (first.index, third.index) == (1, 3)
-    assert readers.edits(path, 2, 3, 1)[0].rephrase is None
-    assert [edit.index for edit in readers.edits(path, 0, 5, 9)] == [0]
-
-
-@pytest.mark.parametrize(
-    ("bounds", "message"),
-    [
-        ((0, 1, 0), "SAMPLE_STEP: expected 1 or more, got 0"),
-        ((-1, 1, 1), "SAMPLE_BEGIN: expected 0 or more, got -1"),
-        ((2, 1, 1), "swapped or empty range: SAMPLE_BEGIN 2 is not below SAMPLE_END 1"),
-        ((1, 1, 1), "swapped or empty range"),
-        ((0, 4, 1), "zsre.json: has 3 records, SAMPLE_END can be 3 at most, got 4"),
-    ],
-)
-def test_ranges(tmp_path: Path, bounds: tuple[int, int, int], message: str) -> None:
-    path = zsre(tmp_path, {}, {}, {})
-    with pytest.raises(UserError) as caught:
-        readers.edits(path, *bounds)
-    assert message in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"alt": " "}, "record 1: expected a new answer in 'alt', it is empty"),
-        ({"subject": "Byron"}, "record 1: expected the subject 'Byron' in 'src' 'Who taught Ada Lovelace?'"),
-        ({"subject": ""}, "record 1: expected the subject '' in 'src'"),
-        ({"src": 3}, "record 1: expected a string in 'src', got 3"),
-        ({"loc": ["x"]}, "record 1: expected a string in 'loc', got ['x']"),
-    ],
-)
-def test_malformed_edits(tmp_path: Path, change: dict[str, Any], message: str) -> None:
-    path = zsre(tmp_path, {}, change)
-    with pytest.raises(UserError) as caught:
-        readers.edits(path, 0, 2, 1)
-    assert f"{path}: {message}" in str(caught.value)
-
-
-def test_a_missing_key(tmp_path: Path) -> None:
-    path = write(tmp_path / "zsre.json", [{key: value for key, value in RECORD.items() if key != "pred"}])
-    with pytest.raises(UserError, match="record 0: expected the key 'pred'"):
-        readers.edits(path, 0, 1, 1)
-
-
-def test_training_skips_empty_targets_and_lets_a_subject_be_missing(tmp_path: Path) -> None:
-    path = zsre(tmp_path, {}, {"alt": ""}, {"subject": "Byron"})
-    assert [(edit.index, edit.subject) for edit in readers.training(path)] == [(0, "Ada Lovelace"), (2, "Byron")]
-    with pytest.raises(UserError, match="found none"):
-        readers.training(zsre(tmp_path, {"alt": " "}))
-
-
 # --- digests and the whole folder ----------------------------------------------------------------------------------
 
 
 def test_sha256(tmp_path: Path) -> None:
     file = write(tmp_path / "a", "abc")
-    assert readers.sha256(file) == hashlib.sha256(b"abc").hexdigest()
+    assert sha256(file) == hashlib.sha256(b"abc").hexdigest()
     with pytest.raises(UserError, match="no such file or folder"):
-        readers.sha256(tmp_path / "none")
+        sha256(tmp_path / "none")
 
 
 def test_sha256_of_a_folder_depends_on_names_and_contents_alone(tmp_path: Path) -> None:
@@ -308,11 +241,11 @@ def test_sha256_of_a_folder_depends_on_names_and_contents_alone(tmp_path: Path) 
         for name in order:
             write(folder / name, name)
     write(two / ".DS_Store", "x")
-    assert readers.sha256(one) == readers.sha256(two)
+    assert sha256(one) == sha256(two)
     write(two / "dev_2.txt", "else")
-    assert readers.sha256(one) != readers.sha256(two)
+    assert sha256(one) != sha256(two)
     (one / "dev_2.txt").rename(one / "dev_3.txt")
-    assert readers.sha256(one) != readers.sha256(two)
+    assert sha256(one) != sha256(two)
 
 
 class Lines:
@@ -331,7 +264,7 @@ def test_check(tmp_path: Path) -> None:
     for name in ("train", "eval"):
         write(tmp_path / f"training-data/zsre_mend_{name}.json", train.read_bytes())
     write(tmp_path / "task-data/test-Lines.txt", "a\nb\nc")
-    assert list(check.check(tmp_path, [Lines()])) == [  # type: ignore[list-item]
+    assert list(check.check(tmp_path, [Lines()], [EDIT_SET])) == [  # type: ignore[list-item]
         "zsre.json: 2 records ok",
         "zsre_mend_train.json: 1 records ok, 1 without a target skipped",
         "zsre_mend_eval.json: 1 records ok, 1 without a target skipped",
@@ -339,14 +272,4 @@ def test_check(tmp_path: Path) -> None:
     ]
     (tmp_path / "task-data/test-Lines.txt").unlink()
     with pytest.raises(UserError, match=r"test-Lines.txt: no such file"):
-        list(check.check(tmp_path, [Lines()]))  # type: ignore[list-item]
-
-
-@needs_official
-def test_official_edits_and_training_records() -> None:
-    edits = readers.edits(OFFICIAL / "edited-data/zsre.json", 0, 1037, 1)
-    assert len(edits) == 1037
-    assert edits[200].index == 200
-    assert all(edit.rephrase and edit.locality and edit.locality_answer for edit in edits)
-    assert len(readers.training(OFFICIAL / "training-data/zsre_mend_train.json")) == 8969
-    assert len(readers.training(OFFICIAL / "training-data/zsre_mend_eval.json")) == 996
+        list(check.check(tmp_path, [Lines()], [EDIT_SET]))  # type: ignore[list-item]

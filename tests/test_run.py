@@ -11,10 +11,10 @@ import pytest
 from conftest import ROOT
 from tiny_settings import ROME_YAML
 
-from core import readers
 from core.lm import generate
 from core.script import script
 from core.types import Deltas, Edit
+from edit_sets.zsre import EDIT_SET
 from editors.rome import ROME
 from experiment import cli
 
@@ -166,7 +166,7 @@ def test_an_interrupted_evaluation_keeps_its_completions(
 
 def test_drawn_edits(call: Call, made: list[int], tmp_path: Path) -> None:
     assert call("out", *SEQUENCE, 200, 203, 1, "--draw", 3, "--checkpoints", "1") == (0, "")
-    drawn = [edit.index for edit in readers.edits(SAMPLE / "edited-data/zsre.json", 200, 203, 1, 3)]
+    drawn = [edit.index for edit in EDIT_SET.edits(SAMPLE / "edited-data/zsre.json", 200, 203, 1, 3)]
     assert made == drawn and drawn != [200, 201, 202] and all(index >= 200 for index in drawn)
     folder = tmp_path / "out/tiny-gpt2/draw-3/test-NLI"
     for count in (1, 3):

@@ -12,16 +12,16 @@ from conftest import CONFIGS, OTHERS, ROOT, tiny
 from reference import tracing as naive
 from transformers import AutoConfig, AutoModelForCausalLM
 
-import prepare
 from core import hparams
 from core.errors import UserError
 from core.lm.model import LM, hash_folder, load
 from core.lm.tracing import Plan, fact_of, plan_for
+from core.lm.weights import mlp_weights
 from core.registry import discover
 from editors.mend.factors import shapes_of
-from inputs import suggest
+from inputs import cli, suggest
 from inputs.sources import Source
-from inputs.suggest import Evidence, changes, measure, mlp_weights, template_of
+from inputs.suggest import Evidence, measure, template_of
 
 EDITORS = discover("editors", "EDITOR")
 PEAKED = Evidence([0.0, 0.3, 0.1, 0.9], 0.5, 0.1, 4, 2, Plan(0.1, 1), Source(Path("zsre.json"), "custom"))
@@ -42,19 +42,20 @@ def project(tmp_path: Path, tiny_folder: Path, edits, monkeypatch: pytest.Monkey
     return tmp_path
 
 
-def run(*flags: str) -> None:
+def run(*flags: str) -> str:
+    """What the command says."""
     given = ["suggest-hparams", "--model", "tiny-gpt2", "--data", ".", "--device", "cpu", *flags]
-    args = prepare.parser().parse_args(given)
-    args.run(args)
+    args = cli.parser().parse_args(given)
+    return "\n".join(args.run(args))
 
 
 @pytest.mark.parametrize("method", ["ROME", "MEMIT", "KN", "MEND"])
-def test_what_is_written_loads_and_fits_the_model(method: str, project: Path, capsys) -> None:
-    run("--method", method, "--limit", "3")
+def test_what_is_written_loads_and_fits_the_model(method: str, project: Path) -> None:
+    out = run("--method", method, "--limit", "3")
     files = [Path("hparams") / method / "tiny-gpt2.yaml"]
     if method == "MEND":
         files.append(Path("hparams/TRAINING/MEND/tiny-gpt2.yaml"))
-    lm, out = load(Path("hugging_cache/tiny-gpt2"), "tiny-gpt2", "cpu"), capsys.readouterr().out
+    lm = load(Path("hugging_cache/tiny-gpt2"), "tiny-gpt2", "cpu")
     for file in files:
         text = file.read_text()
         assert text.startswith(f"# SUGGESTED by `python prepare.py suggest-hparams --method {method}`")
@@ -139,23 +140,22 @@ def layered(family: str, n: int) -> LM:
 
 
 def test_as_many_layers_as_the_template_has_up_to_the_peak() -> None:
-    effects = [0.0] * 48
-    effects[17] = 1.0
-    lm, evidence = layered("gpt2", 48), dataclasses.replace(PEAKED, effects=effects)
+    lm, small = layered("gpt2", 48), tiny("gpt2")
     for method in ("ROME", "MEMIT"):  # the peak the authors found gives the layers they chose
         shipped = yaml.safe_load((ROOT / f"hparams/{method}/gpt2-xl.yaml").read_text())
-        assert changes(lm, shipped, evidence) == {"layers": shipped["layers"], "v_loss_layer": 47}
-    small = tiny("gpt2")
-    assert changes(small, {"layers": [0] * 5}, PEAKED) == {"layers": [0, 1, 2]}
-    assert changes(small, {"layers": [9]}, PEAKED) == {"layers": [1]}
-    assert changes(small, {"steps": 3}, None) == {}
+        assert EDITORS[method].suggested(shipped, lm, 17) == {**shipped, "v_loss_layer": 47}
+        for given, layers in (([0] * 5, [0, 1, 2]), ([9], [1])):
+            found = EDITORS[method].suggested({**shipped, "layers": given}, small, 1)
+            assert found == {**shipped, "layers": layers, "v_loss_layer": 3}
+    assert EDITORS["KN"].suggested({"steps": 3}, small, None) == {"steps": 3}
 
 
 @pytest.mark.parametrize(("family", "n", "name"), [("llama", 32, "llama2-7b"), ("gpt2", 48, "gpt2-xl")])
 def test_inner_params_are_those_of_the_released_files(family: str, n: int, name: str) -> None:
     shipped = yaml.safe_load((ROOT / f"hparams/MEND/{name}.yaml").read_text())
-    found = changes(layered(family, n), shipped, None)["inner_params"]
-    assert sorted(found) == sorted(shipped["inner_params"])
+    found = EDITORS["MEND"].suggested(shipped, layered(family, n), None)
+    assert sorted(found.pop("inner_params")) == sorted(shipped.pop("inner_params"))
+    assert found == shipped
 
 
 @pytest.mark.parametrize("family", [*CONFIGS, *OTHERS])

@@ -8,15 +8,17 @@ NFS 4 does.
 import errno
 import fcntl
 import json
+import logging
 import os
 import socket
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from io import FileIO
 from pathlib import Path
 
 from core.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 UNSUPPORTED = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 
@@ -69,7 +71,7 @@ def _taken(handle: FileIO, file: Path, work: str, wait: bool) -> bool:
             raise UserError(f"{file.parent}: {_holder(handle)} is {work} now; wait for it, or stop it") from None
         if error.errno not in UNSUPPORTED:
             raise _impossible(file, error) from error
-        print(f"{file.parent}: no locks on this file system; run one at a time here", file=sys.stderr)
+        logger.warning("%s: no locks on this file system; run one at a time here", file.parent)
     try:
         if not _same(handle, file):
             return False

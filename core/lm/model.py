@@ -18,7 +18,6 @@ from transformers.pytorch_utils import Conv1D
 from core.errors import UserError
 from core.messages import first_line
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 OFFLINE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 """For every loader of transformers: nothing from the network, no code out of a model's folder."""
 
@@ -222,7 +221,7 @@ def load(
     except Exception as error:  # the loaders raise many kinds, all of which mean that the files are at fault
         raise UserError(f"cannot read the model at {folder}: {first_line(error)}") from error
     paths_of(config, name)  # before gigabytes are read
-    given = {"dtype": DTYPES[dtype], "device_map": device_map, "attn_implementation": attn}
+    given = {"dtype": getattr(torch, dtype), "device_map": device_map, "attn_implementation": attn}
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, **OFFLINE)
         model = _weights(folder, {key: value for key, value in given.items() if value is not None})

@@ -5,9 +5,7 @@ The file layout is that of the ROME and MEMIT authors, so that statistics publis
 `mom2.count` (tokens), `mom2.constructor` (a class name) and `sample_size`. Ours add `model_sha256`.
 """
 
-import os
 import random
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from core.disk.whole import whole
 from core.errors import UserError
 from core.lm.generate import sample
 from core.lm.hooks import trace, watched
@@ -84,15 +83,8 @@ def _write(path: Path, total: Tensor, count: int, n_samples: int, fingerprint: s
         "sample_size": np.array(n_samples),
         "model_sha256": np.array(fingerprint),
     }
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".stats-") as scratch:
-            np.savez(Path(scratch) / path.name, **arrays)  # type: ignore[arg-type]
-            os.replace(Path(scratch) / path.name, path)
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror}; stats_dir of the settings names another place"
-        ) from error
+    with whole(path, "stats_dir of the settings names another place") as new:
+        np.savez(new, **arrays)  # type: ignore[arg-type]
 
 
 @dataclass

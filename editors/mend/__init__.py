@@ -15,22 +15,23 @@ by name (there their order differs between training and editing); pads are in no
 is read in several, each with its share of the one mean: the same gradient.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from core import folders
 from core.errors import UserError
 from core.lm.generate import BATCH_TOKENS
 from core.lm.model import LM, orient
-from core.lm.weights import at_hand
+from core.lm.weights import at_hand, mlp_weights
 from core.messages import short
 from core.types import Deltas, Edit, Mode
 from editors.mend import archive as archive
 from editors.mend.factors import Asked, ask, gradient_factors, shapes_of
 from editors.mend.network import Network, Statistics
-from editors.mend.settings import MENDSettings
+from editors.mend.settings import BEST, MENDSettings
 
 
 class MEND:
@@ -39,12 +40,28 @@ class MEND:
     name = "MEND"
     modes: frozenset[Mode] = frozenset({"Batch-Single", "Batch-Sequential"})
     hparams = MENDSettings
+    trained_by = "train_MEND.py"
 
     def __init__(self, lm: LM, hp: MENDSettings) -> None:
         self.lm, self.hp = lm, hp
         self.net = opened(hp.files(lm.name)["archive"], lm, hp).to(lm.device).eval()
         at_hand(lm.model, self.net.shapes)
         self.notes: dict[str, Any] = {}
+
+    @classmethod
+    def archives(cls) -> Iterator[Path]:
+        yield from sorted((folders.TRAINED / cls.name).glob(f"*/{BEST}"))
+
+    @classmethod
+    def trained_for(cls, path: Path) -> tuple[str, str]:
+        _, head = archive.load(path)
+        return head["model"], head["fingerprint"]
+
+    @classmethod
+    def suggested(cls, values: Mapping[str, Any], lm: LM, layer: int | None) -> dict[str, Any]:
+        """The weights of the last three MLPs."""
+        last = range(max(0, lm.n_layers - 3), lm.n_layers)
+        return {**values, "inner_params": [weight for layer in last for weight in mlp_weights(lm, layer)]}
 
     def deltas(self, edits: Sequence[Edit]) -> Deltas:
         """The update for one batch of edits: {weight name: change}, float32. The model is the same before and after."""

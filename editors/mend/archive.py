@@ -4,8 +4,6 @@
 """
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from core.disk.whole import clear
+from core.disk.whole import whole
 from core.errors import UserError
 from core.lm.model import LM
 from core.messages import short
@@ -25,6 +23,8 @@ from editors.mend.network import Network, Shape
 from editors.mend.settings import MENDSettings
 
 LAST = "last.safetensors"
+RESUME = "with room there, --resume goes on"
+"""What to do when a training run cannot write."""
 FORMAT = 1
 Header = dict[str, Any]
 
@@ -46,18 +46,10 @@ def header(lm: LM, hp: MENDSettings, shapes: Mapping[str, Shape], **more: Any) -
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], head: Header) -> None:
-    """Write a file whole or not at all."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as scratch:
-            clear(path, Path(scratch))
-            temporary = Path(scratch) / path.name
-            whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-            save_file(whole, temporary, {"mend": json.dumps(head)})
-            temporary.chmod(0o644)  # safetensors makes files that only their owner can read
-            os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"cannot write {path}: {error}") from error
+    """Write a file whole or not at all; for one who holds the lock of its folder. UserError if it cannot be written."""
+    with whole(path, RESUME, locked=True) as new:
+        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, new, {"mend": json.dumps(head)})
+        new.chmod(0o644)  # safetensors makes files that only their owner can read
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], Header]:

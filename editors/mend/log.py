@@ -2,12 +2,13 @@
 
 import importlib.util
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from core.disk.whole import whole
 from core.script import postponed
+from editors.mend.archive import RESUME
 
 METRICS, CURVES = "metrics.jsonl", "curves.png"
 PANELS = {
@@ -27,9 +28,8 @@ class Log:
         self.folder = folder
         self.records = [record for record in _read(folder / METRICS) if record["iteration"] <= iteration]
         text = "".join(json.dumps(record) + "\n" for record in self.records)
-        temporary = folder / f".{METRICS}.tmp"
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, folder / METRICS)
+        with whole(folder / METRICS, RESUME, locked=True) as new:
+            new.write_text(text, encoding="utf-8")
         self.sums: dict[str, float] = {}
         self.count = 0
         self.events: Any = None
@@ -55,6 +55,7 @@ class Log:
         self.sums, self.count = {}, 0
 
     def write(self, iteration: int, metrics: Mapping[str, float]) -> None:
+        """Add a record; the file grows by lines, so it is not written as a whole."""
         record = {"iteration": iteration, **metrics}
         self.records.append(record)
         with (self.folder / METRICS).open("a", encoding="utf-8") as file:
@@ -81,9 +82,8 @@ class Log:
             axes.set(title=title, xlabel="iteration")
             if axes.lines:
                 axes.legend(fontsize="small")
-        temporary = self.folder / f".{CURVES}.tmp"
-        figure.savefig(temporary, format="png", dpi=110)
-        os.replace(temporary, self.folder / CURVES)
+        with whole(self.folder / CURVES, RESUME, locked=True) as new:
+            figure.savefig(new, format="png", dpi=110)
 
     def close(self) -> None:
         if self.events is not None:

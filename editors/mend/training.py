@@ -15,7 +15,7 @@ best one, from which a run that was stopped goes on as if it had not been.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -25,7 +25,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from core.errors import UserError
+from core.disk.whole import unwritable
+from core.errors import Interrupted, UserError
 from core.lm.model import LM
 from core.messages import short
 from core.types import Edit
@@ -59,6 +60,15 @@ class Progress:
     skipped: int = 0
 
 
+def existing(folder: Path, permitted: bool) -> list[Path]:
+    """The files of an earlier training in `folder`. UserError if there are any and this is not `permitted`."""
+    files = [folder / file for file in (archive.LAST, BEST) if (folder / file).is_file()]
+    if files and not permitted:
+        resume = "--resume goes on with that training, " if files[0].name == archive.LAST else ""
+        raise UserError(f"{files[0]} exists: {resume}--overwrite starts again")
+    return files
+
+
 class Training:
     """A training run. Its `folder` gets the best and the last network, the metrics and the curves."""
 
@@ -74,7 +84,18 @@ class Training:
         self.header = archive.header(lm, hp, self.net.shapes, data=records.sources, dtype=dtype)
 
     def run(self) -> dict[str, float]:
-        """Train to the end; returns the best network's validation metrics."""
+        """Train to the end; returns the best network's validation metrics. What ends it early says what is kept."""
+        try:
+            return self._run()
+        except KeyboardInterrupt as signal:
+            kept = (
+                f"iteration {self.saved} of {self.hp.max_iters} is kept in {self.folder}; --resume goes on from there"
+            )
+            raise Interrupted(kept if self.saved else "nothing is kept yet; --overwrite starts again") from signal
+        except OSError as error:
+            raise unwritable(self.folder, error, archive.RESUME) from error
+
+    def _run(self) -> dict[str, float]:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.log = Log(self.folder, self.progress.iteration)
         hp, progress, steps = self.hp, self.progress, self.hp.accumulate_bs
@@ -98,6 +119,18 @@ class Training:
         archive.fill(self.net, best, self.folder / BEST)
         self.log.close()
         return self._measure(self.records.validation) if hp.final_eval else head["validation"]
+
+    def summary(self, metrics: Mapping[str, float], seconds: float) -> Iterator[str]:
+        """What a run has come to, in lines: `metrics` are those that `run` returned."""
+        p, records, hp = self.progress, self.records, self.hp
+        measured = len(records.validation) if hp.final_eval else hp.val_steps * hp.val_batch_size
+        minutes = f"{seconds / 60:.1f} minutes"
+        yield f"\nMEND for {self.lm.name}: {p.iteration} iterations on {len(records.train)} records, {minutes}"
+        if p.skipped:
+            yield f"{p.skipped} steps left out: their gradient was not finite"
+        yield f"best at iteration {p.best_iteration}; on {min(measured, len(records.validation))} validation records:"
+        yield from (f"  {name:<20} {value:8.4f}" for name, value in metrics.items())
+        yield f"-> {self.folder}"
 
     def resume(self) -> None:
         """Go on from the last checkpoint. UserError if there is none or it is of another run."""

@@ -1,0 +1,29 @@
+"""zsRE: questions about one relation of a subject, a JSON list of objects.
+
+Levy et al. 2017, as MEND's authors use it: `src` is the question, `alt` the new answer, `pred` what the model they took
+it from answered, `rephrase` the question in other words, `loc` and `loc_ans` an unrelated question and its answer.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from core import readers
+from core.types import Edit
+from edit_sets._select import Selecting
+
+
+class ZsRE(Selecting):
+    name = "zsre"
+    file = "edited-data/zsre.json"
+    training_files = ("training-data/zsre_mend_train.json", "training-data/zsre_mend_eval.json")
+    keys: Mapping[str, str] = {
+        **{"prompt": "src", "subject": "subject", "target": "alt", "old": "pred"},
+        **{"rephrase": "rephrase", "locality": "loc", "locality_answer": "loc_ans"},
+    }
+    optional = ("rephrase", "locality", "locality_answer")
+
+    def records(self, path: Path) -> list[Edit]:
+        return [self.edit(record, index, where) for index, (where, record) in enumerate(readers.json_list(path))]
+
+
+EDIT_SET = ZsRE()

@@ -1,0 +1,87 @@
+"""What is imported when: help texts without torch, plug-ins' names without plug-ins. And who prints."""
+
+import ast
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from core.registry import discover, names
+
+SLOW = {"torch", "transformers", "numpy", "datasets", "huggingface_hub", "matplotlib"}
+LIGHT = ["prepare.py", "prepare.py model", "prepare.py stats", "prepare.py suggest-hparams", "prepare.py doctor"]
+PLUGINS = [("editors", "EDITOR"), ("tasks", "TASK"), ("edit_sets", "EDIT_SET")]
+PRINTING = {"core/script.py"} | {f"{package}/cli.py" for package in ("inputs", "experiment", "analysis")}
+"""Beside the scripts: what they are made of."""
+
+
+def modules(code: str) -> set[str]:
+    """What is imported, by top-level name, after this code has run in an interpreter of its own."""
+    code += "\nimport sys\nprint(*{name.split('.')[0] for name in sys.modules})"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(run.stdout.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize("words", LIGHT)
+def test_help_loads_nothing_slow(words: str) -> None:
+    script, *more = words.split()
+    code = (
+        f"import runpy, sys, contextlib\nsys.argv = [{script!r}, *{more!r}, '--help']\n"
+        f"with contextlib.suppress(SystemExit): runpy.run_path({script!r}, run_name='__main__')"
+    )
+    assert not modules(code) & SLOW
+
+
+def test_help_takes_no_second() -> None:
+    """The best of three: other work on the same cores slows all of them."""
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "prepare.py", "--help"], cwd=ROOT, capture_output=True, check=True)
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 1
+
+
+@pytest.mark.parametrize(
+    "module", ["core.types", "core.hparams", "core.registry", "core.folders", "core.disk.whole", "edit_sets.zsre"]
+)
+def test_what_help_texts_stand_on_loads_no_torch(module: str) -> None:
+    assert not modules(f"import {module}") & SLOW
+
+
+@pytest.mark.parametrize(("package", "attribute"), PLUGINS)
+def test_names_are_those_of_the_plug_ins(package: str, attribute: str) -> None:
+    assert names(package, attribute) == list(discover(package, attribute))
+    code = f"from core.registry import names; import {package}; names({package!r}, {attribute!r})"
+    assert "torch" not in modules(code)
+
+
+def test_names_by_import_where_the_source_does_not_say_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "named_plugins"
+    package.mkdir()
+    for file, text in {
+        "__init__": "",
+        "plain": "class A:\n    name: str = 'Plain'\nTHING: A = A()\nraise ImportError('not to be imported')",
+        "inherited": "class A:\n    name = 'inherited'\nclass B(A): ...\nTHING = B",
+        "computed": "class A:\n    name = 'com' + 'puted'\nTHING = A()",
+        "borrowed": "from named_plugins._helper import THING",
+        "given": "class A:\n    def __init__(self, name): self.name = name\nTHING = A('given')",
+        "none": "x = 1\nraise ImportError('nor this one')",
+        "_helper": "class A:\n    name = 'borrowed'\nTHING = A",
+    }.items():
+        (package / f"{file}.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert names("named_plugins", "THING") == ["borrowed", "computed", "given", "inherited", "Plain"]
+
+
+@pytest.mark.parametrize("package", ["core", "editors", "tasks", "edit_sets", "inputs"])
+def test_libraries_log_and_do_not_print(package: str) -> None:
+    for path in sorted((ROOT / package).rglob("*.py")):
+        if path.relative_to(ROOT).as_posix() not in PRINTING:
+            nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            calls = [node.func for node in nodes if isinstance(node, ast.Call)]
+            lines = [name.lineno for name in calls if isinstance(name, ast.Name) and name.id == "print"]
+            assert not lines, f"{path}:{lines}"
