@@ -24,7 +24,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from core.errors import EditRefused, UserError
-from core.lm.forward import resume
+from core.lm.forward import final_states, resume
 from core.lm.generate import in_batches
 from core.lm.hooks import trace
 from core.lm.model import LM, orient
@@ -119,7 +119,7 @@ class MEMIT:
         """z (B, d) float32 of a few edits, and the losses on the way."""
         lm, last = self.lm, self.hp.layers[-1]
         batch, block = Batch(lm, prompts), lm.block(last)
-        points, seen = resume(lm, batch.tokens, range(last, last + 1), batch.column, block)
+        points, seen = resume(lm, batch.reads.tokens, range(last, last + 1), batch.column, block)
         h0 = seen[block].output[:: batch.rows_each, batch.column]  # the bare prompts, (B, d)
         found = optimise(batch, points[last], block, h0, self.hp, self.hp.v_loss_layer)
         return h0.float() + found.delta, found.losses
@@ -140,9 +140,7 @@ class MEMIT:
         def work(batch: list[Row]) -> list[tuple[Tensor, Tensor]]:
             tokens = pad(lm, batch)
             with trace(lm.model, out, block, stop=True) as seen:
-                lm.model.base_model(
-                    tokens.ids, attention_mask=tokens.mask, position_ids=tokens.positions, use_cache=False
-                )
+                final_states(lm, tokens)
             return list(zip(seen[out].input[:, -1].double(), seen[block].output[:, -1].double(), strict=True))
 
         keys, reached = zip(*in_batches(rows, work, lm, len), strict=True)

@@ -74,7 +74,7 @@ class ROME:
         """u (f,) and (v* - o) / (k . u) (d,) of the update at one layer, float32."""
         lm, out = self.lm, self.lm.mlp_out(layer)
         batch = Batch(lm, [prompts_of(lm, edit, self.templates)])
-        points, seen = resume(lm, batch.tokens, range(layer, layer + 1), batch.column, lm.mlp(layer), out)
+        points, seen = resume(lm, batch.reads.tokens, range(layer, layer + 1), batch.column, lm.mlp(layer), out)
         keys = seen[out].input[:-1, batch.column].float()  # (N, f), the KL row left out
         h0 = seen[lm.mlp(layer)].output[:1, batch.column]  # (1, d), the bare prompt
         u = self._direction(keys.mean(0), layer)

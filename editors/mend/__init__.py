@@ -22,13 +22,15 @@ from typing import Any
 import torch
 
 from core.errors import UserError
+from core.lm.forward import final_states
 from core.lm.generate import BATCH_TOKENS
 from core.lm.model import LM, orient
+from core.lm.reads import Reads
 from core.lm.weights import at_hand
 from core.messages import short
 from core.types import Deltas, Edit, Mode
 from editors.mend import archive as archive
-from editors.mend.factors import Asked, ask, gradient_factors, shapes_of
+from editors.mend.factors import gradient_factors, reads_of, shapes_of
 from editors.mend.network import Network, Statistics
 from editors.mend.settings import MENDSettings
 
@@ -60,30 +62,26 @@ class MEND:
         self.notes = {"edit_loss_before": loss, "target_tokens": tokens, "edit_lrs": rates}
         return {n: orient(lm.module(n.removesuffix(".weight")), delta).contiguous() for n, delta in sums.items()}
 
-    def _update(self, part: Asked, tokens: int) -> tuple[float, Deltas]:
+    def _update(self, part: Reads, tokens: int) -> tuple[float, Deltas]:
         """A part's share of the batch's loss and of its updates, (d_out, d_in) each; `tokens` are the whole batch's."""
-        lm, asked = self.lm, part.tokens
-        names = list(self.net.shapes)
+        lm, names = self.lm, list(self.net.shapes)
 
         def loss() -> torch.Tensor:
-            hidden = lm.model.base_model(
-                asked.ids, attention_mask=asked.mask, position_ids=asked.positions, use_cache=False
-            ).last_hidden_state
-            return part.nll(part.logp(lm, hidden)).sum() / tokens
+            logp = part.logp(lm, final_states(lm, part.tokens))
+            return -part.wanted(logp).sum() / tokens
 
-        owner = torch.zeros(len(asked.ids), dtype=torch.long, device=lm.device)
+        owner = torch.zeros(len(part.tokens.ids), dtype=torch.long, device=lm.device)
         value, gradients = gradient_factors(lm, names, loss, owner)
         with torch.no_grad():
             updates = {name: self.hp.lr_scale * f.product() for name, f in self.net(gradients).items()}
         return float(value), updates
 
-    def _parts(self, edits: Sequence[Edit]) -> Iterator[Asked]:
+    def _parts(self, edits: Sequence[Edit]) -> Iterator[Reads]:
         """The edits as rows, as many at a time as fit the token budget."""
         budget = BATCH_TOKENS.get(self.lm.device.type, BATCH_TOKENS["cuda"])
-        asked = ask(self.lm, [(edit.prompt, edit.target) for edit in edits])
-        each = max(1, budget // asked.tokens.ids.shape[1])
-        for start in range(0, len(edits), each):
-            yield asked.part(start, min(start + each, len(edits)))
+        reads = reads_of(self.lm, [(edit.prompt, edit.target) for edit in edits])
+        for rows in torch.arange(len(edits)).split(max(1, budget // reads.tokens.ids.shape[1])):
+            yield reads.rows(rows)
 
 
 def opened(path: Path, lm: LM, hp: MENDSettings) -> Network:
