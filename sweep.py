@@ -13,7 +13,7 @@ from core.errors import Interrupted, UserError
 from core.readers import edit_records
 from core.registry import discover
 from core.script import KEPT, Parser, positive, script
-from editors.regularizers import NAMES, regularizer
+from editors.regularizers import REGULARIZERS, make
 from experiment.edit_session import Plugins
 from experiment.engines import local, ray_driver
 from experiment.engines.local import Outcome
@@ -67,7 +67,7 @@ def main() -> None:
     if args.dry_run:
         print("\n".join(cell.command for cell in todo))
         return
-    plugins = Plugins(discover("tasks", "TASK"), discover("editors", "EDITOR"), NAMES, regularizer)
+    plugins = Plugins(discover("tasks", "TASK"), discover("editors", "EDITOR"), REGULARIZERS, make)
     done: list[Outcome] = []
     try:
         for outcome in tqdm(engine(args, todo, plugins), total=len(todo), desc="sweep", unit="cell"):

@@ -2,10 +2,10 @@
 
 from core.registry import discover
 from core.script import script
-from editors.regularizers import NAMES, regularizer
+from editors.regularizers import REGULARIZERS, make
 from experiment.cli import Plugins, test_task_after
 
 if __name__ == "__main__":
     script(
-        lambda: test_task_after(Plugins(discover("tasks", "TASK"), discover("editors", "EDITOR"), NAMES, regularizer))
+        lambda: test_task_after(Plugins(discover("tasks", "TASK"), discover("editors", "EDITOR"), REGULARIZERS, make))
     )

@@ -162,9 +162,10 @@ class Editor(Protocol):
         return {}
 
     @classmethod
-    def suggested(cls, values: Mapping[str, Any], lm: LM, layer: int) -> dict[str, Any]:
-        """A template's settings made to fit another model, in which tracing finds facts at `layer`.
+    def suggested(cls, values: Mapping[str, Any], lm: LM, layer: int | None) -> dict[str, Any]:
+        """A template's settings made to fit another model.
 
+        `layer` is where tracing finds that model's facts; None for settings without `layers`, which need no tracing.
         `lm` may be a model without weights (its modules and shapes are there).
         """
         return dict(values)
@@ -172,7 +173,10 @@ class Editor(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a regulariser sees of an update: one parameter as it is now and as it was before any edit, and its delta."""
+    """What a regulariser sees of an update: one parameter as it is now and as it was before any edit, and its delta.
+
+    All of one shape and only to be read; they may be on different devices (the unedited weight is kept on the CPU).
+    """
 
     name: str
     weight: Tensor
@@ -195,5 +199,9 @@ class Regularizer(Protocol):
         ...
 
     def __call__(self, change: Change, memory: dict[str, Tensor], generator: Generator) -> Tensor:
-        """The delta to add. `memory` is its own, kept from update to update and with the weights of a stopped run."""
+        """The delta to add. What it draws comes from `generator`, one of the CPU that is seeded for each update.
+
+        `memory` is its own, kept from update to update and with the weights of a stopped run: tensors that are put in
+        place of the old ones, not changed, as those of an update that is refused are forgotten.
+        """
         ...

@@ -9,11 +9,11 @@ Differs from the released code: several edits share a batch, each with its own l
 early stop, so that each ends as if it were alone; prompt and target are joined as ids, not as text.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -23,10 +23,12 @@ from core.lm.forward import Resumed
 from core.lm.generate import sample
 from core.lm.hooks import replaced, trace
 from core.lm.model import LM
-from core.lm.moments import Corpus, second_moments
+from core.lm.moments import Corpus
 from core.lm.reads import Reads, joined
 from core.lm.tokens import Row, encode, in_template, target_ids
-from core.types import Edit
+from core.lm.weights import at_hand
+from core.types import Edit, Editor
+from editors._moments import factorised
 
 GOOD_ENOUGH = 0.05
 """Loss under which an edit's optimisation stops (as in the ROME and MEMIT code)."""
@@ -67,25 +69,41 @@ class TargetSettings:
                 f"'{lm.name}' has layers 0 to {lm.n_layers - 1}; --hparams names other settings"
             )
 
-    def moments(self, lm: LM) -> dict[int, Tensor]:
-        """C of each layer, (f, f) float64 on the CPU.
-
-        A neuron that never fired over the corpus (behind a ReLU, some never do) has only zeros, and C no inverse: it
-        gets 1 on the diagonal, and a key that is zero there too changes nothing of what it writes.
-        """
-        found = second_moments(lm, self.layers, Corpus(self.mom2_dataset, self.mom2_n_samples, Path(self.stats_dir)))
-        for c in found.values():
-            diagonal = c.diagonal()
-            diagonal[diagonal == 0] = 1.0
-        return found
+    @property
+    def corpus(self) -> Corpus:
+        """What the second moments are collected over."""
+        return Corpus(self.mom2_dataset, self.mom2_n_samples, Path(self.stats_dir))
 
 
-def context_templates(lm: LM, shapes: Sequence[tuple[int, int]]) -> tuple[str, ...]:
+class TargetEditor(Editor):
+    """What ROME and MEMIT share: they measure the same of the unedited model, and their settings fit a model alike."""
+
+    hp: Any
+
+    def __init__(self, lm: LM, hp: Any, seed: int = 0) -> None:
+        hp.check(lm)
+        self.lm, self.hp = lm, hp
+        self.names = {layer: f"{lm.mlp_out(layer)}.weight" for layer in sorted(hp.layers)}
+        """Layer -> the weight that is edited there, in ascending order."""
+        at_hand(lm.model, self.names.values())
+        self.templates = hp.context_templates or context_templates(lm, hp.context_template_length_params, seed)
+        self.moments = factorised(lm, hp.layers, hp.corpus) if hp.mom2_adjustment else {}
+
+    @classmethod
+    def suggested(cls, values: Mapping[str, Any], lm: LM, layer: int | None) -> dict[str, Any]:
+        """`layers`, as many as in the template, end at the layer that holds facts; the loss reads the last one."""
+        assert layer is not None, "tracing says where facts are"
+        count = min(len(values["layers"]), lm.n_layers - 1)
+        start = max(0, layer - count + 1)
+        return {**values, "layers": list(range(start, start + count)), "v_loss_layer": lm.n_layers - 1}
+
+
+def context_templates(lm: LM, shapes: Sequence[tuple[int, int]], seed: int) -> tuple[str, ...]:
     """The bare prompt "{}" and sampled sentence openings to put before it; `shapes` = (length, number).
 
-    Top-5 sampling from the model as it is now, seeded with the run's seed.
+    Top-5 sampling from the model as it is now.
     """
-    generator = torch.Generator().manual_seed(torch.initial_seed())
+    generator = torch.Generator().manual_seed(seed)
     texts = []
     for length, number in shapes:
         each = max(1, number // len(TEMPLATE_STARTS))

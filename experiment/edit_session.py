@@ -3,7 +3,7 @@
 import argparse
 import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,10 @@ from core import hparams, readers, results
 from core.errors import UserError
 from core.lm.model import LM
 from core.registry import pick
-from core.types import Edit, Editor, Mode, Task
+from core.types import Edit, Editor, Mode, Regularizer, Task
 from experiment import quality
 from experiment.checkpoint import Saved
-from experiment.editing import Editing, Regularize, Rules
+from experiment.editing import Editing, Rules
 from experiment.export import export, exported
 from experiment.run import Session, Wanted
 from experiment.scoring import batches
@@ -32,8 +32,8 @@ class Plugins:
 
     tasks: Mapping[str, Task]
     editors: Mapping[str, type[Editor]]
-    regularizers: Sequence[str]
-    regularizer: Callable[[str, float], Regularize]
+    regularizers: Collection[str]
+    regularizer: Callable[[str, Mapping[str, object]], Regularizer | None]
 
 
 class EditSession(Session):
@@ -54,7 +54,7 @@ class EditSession(Session):
         self.hparams_file = args.hparams or Path("hparams") / self.editor.name / f"{self.model_name}.yaml"
         self.hp = hparams.load(self.editor.hparams, self.hparams_file)
         if args.edit_batch is not None:
-            if not hasattr(self.hp, "edit_batch"):
+            if not self.editor.edit_batch:
                 raise UserError(f"--edit-batch: {self.editor.name} takes its edits one at a time")
             self.hp = replace(self.hp, edit_batch=args.edit_batch)
         self._edit = results.plain(self._edit_settings())
@@ -90,8 +90,7 @@ class EditSession(Session):
 
     def files(self) -> dict[str, Path]:
         """What the settings depend on beside themselves, e.g. MEND's trained network. UserError if it is not there."""
-        needed = getattr(self.hp, "files", None)
-        return needed(self.model_name) if needed else {}
+        return self.editor.files(self.hp, self.model_name)
 
     def wanted(self) -> list[Wanted]:
         """Each task after each number of edits, as if the run had been asked for that many."""
@@ -127,12 +126,12 @@ class EditSession(Session):
         """The model with those of the first `count` edits that a stopped run has left, if there was one."""
         args = self.args
         with self.timed("prepare"):
-            editor = self.editor(lm, self.hp)
+            editor = self.editor(lm, self.hp, args.seed)
         with self.timed("probe before"):
             # By update, not all at once: a probability's last bits depend on the rows it shares a batch with, and a
             # checkpoint is to be, to the last bit, what a run that ends there gives.
             self.before = [told for batch in self.batches for told in quality.probe(lm, batch)]
-        rule = None if args.regularizer == "none" else self.plugins.regularizer(args.regularizer, args.keep)
+        rule = self.plugins.regularizer(args.regularizer, {"keep": args.keep})
         editing = Editing(lm, editor, Rules(rule, args.seed, args.max_update, args.on_error == "skip"))
         saved = self._saved()
         saved.read(editing, self.batches[: self._updates(count)])

@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from core.lm import model
 from core.registry import discover
-from editors.regularizers import NAMES, regularizer
+from editors.regularizers import REGULARIZERS, make
 from experiment import cli, edit_session
 from experiment import run as run_module
 from inputs import sources
@@ -75,7 +75,7 @@ def call(
         chosen = [pair for pair in zip(common[::2], common[1::2], strict=True) if pair[0] not in words]
         arguments = [*words, *(word for pair in chosen for word in pair)] if given else words
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
-        plugins = cli.Plugins(TASKS, EDITORS, NAMES, regularizer)
+        plugins = cli.Plugins(TASKS, EDITORS, REGULARIZERS, make)
         code = 0
         try:
             cli.script((lambda: cli.test_task_after(plugins)) if after else (lambda: cli.test_task(TASKS)))

@@ -21,13 +21,13 @@ import train_MEND
 from core.errors import UserError
 from core.registry import discover
 from core.script import script
-from editors.regularizers import NAMES, regularizer
+from editors.regularizers import REGULARIZERS, make
 from experiment import cli
 from experiment.edit_session import Plugins
 from inputs import embedded, hub, models, sources
 
 SAMPLE = ROOT / "data/sample"
-PLUGINS = Plugins(discover("tasks", "TASK"), discover("editors", "EDITOR"), NAMES, regularizer)
+PLUGINS = Plugins(discover("tasks", "TASK"), discover("editors", "EDITOR"), REGULARIZERS, make)
 MAINS: dict[str, Callable[[], None]] = {
     "test-task.py": lambda: cli.test_task(PLUGINS.tasks),
     "test-task-after.py": lambda: cli.test_task_after(PLUGINS),

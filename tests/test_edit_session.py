@@ -13,13 +13,13 @@ from tiny_settings import ROME_YAML
 
 from core import readers
 from core.registry import discover
-from core.types import Deltas, Edit
-from editors.regularizers import NAMES, regularizer
+from core.types import Deltas, Edit, Notes
+from editors.regularizers import REGULARIZERS, make
 from editors.rome import ROME
 from experiment import cli
 
 SAMPLE = ROOT / "data/sample"
-PLUGINS = cli.Plugins(discover("tasks", "TASK"), discover("editors", "EDITOR"), NAMES, regularizer)
+PLUGINS = cli.Plugins(discover("tasks", "TASK"), discover("editors", "EDITOR"), REGULARIZERS, make)
 SEQUENCE = ("NLI", "Instance-Sequential", "ROME")
 Call = Callable[..., tuple[int, str]]
 
@@ -53,7 +53,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     asked: list[int] = []
     real = ROME.deltas
 
-    def deltas(self: ROME, edits: Sequence[Edit]) -> Deltas:
+    def deltas(self: ROME, edits: Sequence[Edit]) -> tuple[Deltas, Notes]:
         asked.append(edits[0].index)
         return real(self, edits)
 
@@ -121,7 +121,7 @@ def test_an_interrupted_run_goes_on(
     made: list[int] = []
     real = ROME.deltas
 
-    def deltas(self: ROME, edits: Sequence[Edit]) -> Deltas:
+    def deltas(self: ROME, edits: Sequence[Edit]) -> tuple[Deltas, Notes]:
         if edits[0].index == 200 + stop and len(made) == stop:
             made.append(-1)
             raise KeyboardInterrupt

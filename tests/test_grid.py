@@ -12,7 +12,7 @@ import pytest
 from core import hparams
 from core.errors import UserError
 from core.registry import discover
-from editors.regularizers import NAMES, regularizer
+from editors.regularizers import REGULARIZERS, make
 from experiment.edit_session import Plugins
 from experiment.engines import local
 from experiment.grid import Block, Cell, Sweep, cells, within
@@ -106,7 +106,7 @@ def test_one_cell_that_fails_does_not_stop_the_others(monkeypatch: pytest.Monkey
         return [tmp_path] * 3
 
     monkeypatch.setattr(Cell, "run", run)
-    plugins = Plugins({}, {}, NAMES, regularizer)
+    plugins = Plugins({}, {}, REGULARIZERS, make)
     todo = [Cell(("good",)), Cell(("bad",)), Cell(("good",))]
     assert [(outcome.made, outcome.error) for outcome in local.local(todo, plugins)] == [
         (3, None),
@@ -120,7 +120,7 @@ def test_two_workers_make_what_one_makes(tiny_folder: Path, tmp_path: Path, caps
     (tmp_path / "rome.yaml").write_text(ROME_YAML)
     shared = ("--model", str(tiny_folder), "--data", "data/sample", "--limit", "2", "--device", "cpu")
     edited = ("Instance-Sequential", "ROME", "0", "2", "1", "--hparams", str(tmp_path / "rome.yaml"), *shared)
-    plugins = Plugins(discover("tasks", "TASK"), discover("editors", "EDITOR"), NAMES, regularizer)
+    plugins = Plugins(discover("tasks", "TASK"), discover("editors", "EDITOR"), REGULARIZERS, make)
     made = {}
     for workers in (1, 2):
         out = ("--results", str(tmp_path / str(workers)))

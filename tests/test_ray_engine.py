@@ -17,7 +17,7 @@ import pytest
 import sweep
 from core.errors import UserError
 from core.registry import discover
-from editors.regularizers import NAMES, regularizer
+from editors.regularizers import REGULARIZERS, make
 from editors.rome import ROME
 from experiment.edit_session import Plugins
 from experiment.engines import local, ray_driver, ray_worker
@@ -109,7 +109,7 @@ class Setting:
             wrong(ValueError("what is\nwrong")),
             wrong(UserError("no such file")),
         ]
-        self.plugins = Plugins(discover("tasks", "TASK"), {e.name: e for e in editors}, NAMES, regularizer)
+        self.plugins = Plugins(discover("tasks", "TASK"), {e.name: e for e in editors}, REGULARIZERS, make)
 
     def cells(self, out: str) -> list[Cell]:
         rect = ("--regularizer", "rect", "--keep", "0.4")
@@ -295,12 +295,12 @@ def test_flags_of_the_other_engine_are_refused(flags: list[str], message: str, m
 def test_ray_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"pip install -r requirements-cluster\.txt"):
-        ray_driver.run([], Plugins({}, {}, NAMES, regularizer))
+        ray_driver.run([], Plugins({}, {}, REGULARIZERS, make))
 
 
 @pytest.mark.parametrize("address", ["ray://127.0.0.1:1", "127.0.0.1:1", "nowhere"])
 def test_a_bad_address_is_one_line(address: str) -> None:
     pytest.importorskip("ray", reason="Ray is not installed: pip install -r requirements-cluster.txt")
     with pytest.raises(UserError) as error:
-        ray_driver.run([], Plugins({}, {}, NAMES, regularizer), address)
+        ray_driver.run([], Plugins({}, {}, REGULARIZERS, make), address)
     assert address in str(error.value) and "\n" not in str(error.value)

@@ -32,7 +32,7 @@ from core.errors import UserError
 from core.registry import discover
 from core.script import script
 from core.types import Measure
-from editors.regularizers import NAMES, regularizer
+from editors import regularizers
 from experiment import cli as scripts
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -450,7 +450,9 @@ def test_results_of_the_scripts(tmp_path: Path, tiny_folder: Path, monkeypatch: 
     scripts.test_task(TASKS)
     words = f"NLI Instance-Sequential ROME 0 2 1 --hparams {tmp_path / 'rome.yaml'}".split()
     monkeypatch.setattr(sys, "argv", ["test-task-after.py", *words, *common])
-    scripts.test_task_after(scripts.Plugins(TASKS, discover("editors", "EDITOR"), NAMES, regularizer))
+    scripts.test_task_after(
+        scripts.Plugins(TASKS, discover("editors", "EDITOR"), regularizers.REGULARIZERS, regularizers.make)
+    )
     page = made(tmp_path / "r", tmp_path / "report")
     assert "After 2 ROME edits with no regulariser, NLI accuracy is not significantly different: " in page
     assert "the edited weights have changed by " in page

@@ -6,8 +6,7 @@ d_in) is sum_r g_r x_r^T over the batch's tokens; the network maps every pair (x
 
     W' = W + lr_scale * edit_lr_m * sum_r g'_r x'_r^T
 
-The network is editors/mend/network.py, its training editors/mend/training.py. `notes` holds the loss before
-the edit.
+The network is editors/mend/network.py, its training editors/mend/training.py.
 
 Differs from the released code: the normalisation statistics of training are used when editing (there they are thrown
 away and estimated from the batch itself, which makes an edit depend on its neighbours); edit rates belong to weights
@@ -15,7 +14,7 @@ by name (there their order differs between training and editing); pads are in no
 is read in several, each with its share of the one mean: the same gradient.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,27 +27,40 @@ from core.lm.model import LM, orient
 from core.lm.reads import Reads
 from core.lm.weights import at_hand
 from core.messages import short
-from core.types import Deltas, Edit, Mode
+from core.types import Deltas, Edit, Editor, Notes
 from editors.mend import archive as archive
 from editors.mend.factors import gradient_factors, reads_of, shapes_of
-from editors.mend.network import Network, Statistics
-from editors.mend.settings import MENDSettings
+from editors.mend.network import Network, Statistics, seeded
+from editors.mend.settings import BEST, MENDSettings
 
 
-class MEND:
-    """See the module's docstring. `notes` holds numbers about the latest update, for the result file."""
+class MEND(Editor):
+    """See the module's docstring. Notes: the loss before the edit, its number of tokens, the edit rates."""
 
     name = "MEND"
-    modes: frozenset[Mode] = frozenset({"Batch-Single", "Batch-Sequential"})
+    modes = frozenset({"Batch-Single", "Batch-Sequential"})
     hparams = MENDSettings
 
-    def __init__(self, lm: LM, hp: MENDSettings) -> None:
+    def __init__(self, lm: LM, hp: MENDSettings, seed: int = 0) -> None:
         self.lm, self.hp = lm, hp
-        self.net = opened(hp.files(lm.name)["archive"], lm, hp).to(lm.device).eval()
+        self.net = opened(self.files(hp, lm.name)["archive"], lm, hp).to(lm.device).eval()
         at_hand(lm.model, self.net.shapes)
-        self.notes: dict[str, Any] = {}
 
-    def deltas(self, edits: Sequence[Edit]) -> Deltas:
+    @classmethod
+    def files(cls, hp: MENDSettings, model: str) -> dict[str, Path]:
+        """The trained network. UserError if there is none."""
+        path = hp.archive(model) / BEST
+        if not path.is_file():
+            raise UserError(f"no trained MEND network at {path}: run `python train_MEND.py --model {model}`")
+        return {"archive": path}
+
+    @classmethod
+    def suggested(cls, values: Mapping[str, Any], lm: LM, layer: int | None) -> dict[str, Any]:
+        """`inner_params`: the weights of the last three MLPs."""
+        last = range(max(0, lm.n_layers - 3), lm.n_layers)
+        return {**values, "inner_params": [weight for at in last for weight in lm.mlp_weights(at)]}
+
+    def deltas(self, edits: Sequence[Edit]) -> tuple[Deltas, Notes]:
         """The update for one batch of edits: {weight name: change}, float32. The model is the same before and after."""
         lm = self.lm
         sums: Deltas = {}
@@ -59,8 +71,8 @@ class MEND:
             for name, delta in updates.items():
                 sums[name] = sums[name] + delta if name in sums else delta
         rates = dict(zip(self.net.shapes, self.net.edit_lrs.tolist(), strict=True))
-        self.notes = {"edit_loss_before": loss, "target_tokens": tokens, "edit_lrs": rates}
-        return {n: orient(lm.module(n.removesuffix(".weight")), delta).contiguous() for n, delta in sums.items()}
+        deltas = {n: orient(lm.module(n.removesuffix(".weight")), delta).contiguous() for n, delta in sums.items()}
+        return deltas, {"edit_loss_before": loss, "target_tokens": tokens, "edit_lrs": rates}
 
     def _update(self, part: Reads, tokens: int) -> tuple[float, Deltas]:
         """A part's share of the batch's loss and of its updates, (d_out, d_in) each; `tokens` are the whole batch's."""
@@ -106,7 +118,7 @@ def opened(path: Path, lm: LM, hp: MENDSettings) -> Network:
             )
     if shapes != shapes_of(lm, list(shapes)) or shapes.keys() != set(hp.inner_params):
         raise UserError(f"{path}: its header is damaged; train it again")
-    net = Network(shapes, hp)
+    net = seeded(shapes, hp)
     archive.fill(net, tensors, path)
     if any(isinstance(part, Statistics) and part.count < 2 for part in net.modules()):
         raise UserError(f"{path}: its network has seen no gradients; train it again")
