@@ -64,9 +64,7 @@ def random_lm(name: str, shape: Any, device: str, dtype: str) -> LM:
     torch.manual_seed(0)
     with torch.device(device):
         model = AutoModelForCausalLM.from_config(shape, dtype=getattr(torch, dtype))
-    lm = LM(model, tokenizer, name)
-    lm.fingerprint = "random weights"  # the hash of gigabytes takes minutes
-    return lm
+    return LM(model, tokenizer, name, fingerprint="random weights")  # the hash of gigabytes takes minutes
 
 
 def stand_in(vocabulary: int) -> PreTrainedTokenizerFast:

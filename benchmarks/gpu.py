@@ -26,7 +26,7 @@ from core import folders, hparams
 from core.lm.generate import complete
 from core.lm.model import orient
 from core.registry import discover
-from core.types import DTYPES, Edit
+from core.types import DTYPES, Edit, Notes
 from edit_sets.zsre import EDIT_SET
 from editors.mend.factors import layer_of, shapes_of
 from editors.mend.network import seeded
@@ -129,13 +129,15 @@ class Bench:
         if self.args.device.startswith("cuda"):
             made[0].deltas(batches[0])  # warm
 
+        notes: list[Notes] = []
+
         def run() -> float:
             for batch in batches:
-                made[0].deltas(batch)
+                notes.append(made[0].deltas(batch)[1])
             return len(batches)
 
         what = f"update of {len(edits)} edits" if method == "MEMIT" else "edit"
-        yield self.row(f"{method}: {what}", "s", run) | {"notes": made[0].notes}
+        yield self.row(f"{method}: {what}", "s", run) | {"notes": notes[-1]}
 
     def mend(self) -> Iterator[Row]:
         kind = discover("editors", "EDITOR")["MEND"].hparams

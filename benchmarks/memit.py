@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from benchmarks._common import embedded, hparams_file, sample_edits, versus
 from core import hparams
+from editors._moments import load
 from editors.memit import MEMIT, MEMITSettings
 from tests.reference import memit as naive
 
@@ -12,6 +13,6 @@ def run() -> Iterator[str]:
     lm = embedded()
     hp = hparams.load(MEMITSettings, hparams_file("MEMIT"))
     editor = MEMIT(lm, hp)  # second moments are computed here, once
-    edits, moments = sample_edits(16), hp.moments(lm)
+    edits, moments = sample_edits(16), load(lm, hp.layers, hp.corpus)
     ours, other = versus(lambda: editor.deltas(edits), lambda: naive.deltas(lm, hp, editor.templates, moments, edits))
     yield f"{len(edits)} edits: ours {ours:.1f} s, naive twin {other:.1f} s: {other / ours:.1f}x"

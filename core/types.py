@@ -215,7 +215,10 @@ class Editor(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a regulariser sees of an update: one parameter as it is now and as it was before any edit, and its delta."""
+    """What a regulariser sees of an update: one parameter as it is now and as it was before any edit, and its delta.
+
+    All of one shape and only to be read; they may be on different devices (the unedited weight is kept on the CPU).
+    """
 
     name: str
     weight: Tensor
@@ -238,5 +241,9 @@ class Regularizer(Protocol):
         ...
 
     def __call__(self, change: Change, memory: dict[str, Tensor], generator: Generator) -> Tensor:
-        """The delta to add. `memory` is its own, kept from update to update and with the weights of a stopped run."""
+        """The delta to add. What it draws comes from `generator`, one of the CPU that is seeded for each update.
+
+        `memory` is its own, kept from update to update and with the weights of a stopped run: tensors that are put in
+        place of the old ones, not changed, as those of an update that is refused are forgotten.
+        """
         ...

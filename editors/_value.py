@@ -23,9 +23,12 @@ from core.lm.forward import Resumed
 from core.lm.generate import sample
 from core.lm.hooks import replaced, trace
 from core.lm.model import LM
-from core.lm.moments import Corpus, second_moments
-from core.lm.tokens import Padded, Row, encode, in_template, pad, target_ids
-from core.types import Edit
+from core.lm.moments import Corpus
+from core.lm.reads import Reads, joined
+from core.lm.tokens import Row, encode, in_template, target_ids
+from core.lm.weights import at_hand
+from core.types import Edit, Editor
+from editors._moments import factorised
 
 GOOD_ENOUGH = 0.05
 """Loss under which an edit's optimisation stops (as in the ROME and MEMIT code)."""
@@ -66,33 +69,41 @@ class TargetSettings:
                 f"'{lm.name}' has layers 0 to {lm.n_layers - 1}; --hparams names other settings"
             )
 
-    @staticmethod
-    def suggested(values: Mapping[str, Any], lm: LM, layer: int | None) -> dict[str, Any]:
-        """As many layers as the values have, ending at `layer`; `v_loss_layer` the last."""
-        assert layer is not None
+    @property
+    def corpus(self) -> Corpus:
+        """What the second moments are collected over."""
+        return Corpus(self.mom2_dataset, self.mom2_n_samples, Path(self.stats_dir))
+
+
+class TargetEditor(Editor):
+    """What ROME and MEMIT share: they measure the same of the unedited model, and their settings fit a model alike."""
+
+    hp: Any
+
+    def __init__(self, lm: LM, hp: Any, seed: int = 0) -> None:
+        hp.check(lm)
+        self.lm, self.hp = lm, hp
+        self.names = {layer: f"{lm.mlp_out(layer)}.weight" for layer in sorted(hp.layers)}
+        """Layer -> the weight that is edited there, in ascending order."""
+        at_hand(lm.model, self.names.values())
+        self.templates = hp.context_templates or context_templates(lm, hp.context_template_length_params, seed)
+        self.moments = factorised(lm, hp.layers, hp.corpus) if hp.mom2_adjustment else {}
+
+    @classmethod
+    def suggested(cls, values: Mapping[str, Any], lm: LM, layer: int | None) -> dict[str, Any]:
+        """`layers`, as many as in the template, end at the layer that holds facts; the loss reads the last one."""
+        assert layer is not None, "tracing says where facts are"
         count = min(len(values["layers"]), lm.n_layers - 1)
         start = max(0, layer - count + 1)
         return {**values, "layers": list(range(start, start + count)), "v_loss_layer": lm.n_layers - 1}
 
-    def moments(self, lm: LM) -> dict[int, Tensor]:
-        """C of each layer, (f, f) float64 on the CPU.
 
-        A neuron that never fired over the corpus (behind a ReLU, some never do) has only zeros, and C no inverse: it
-        gets 1 on the diagonal, and a key that is zero there too changes nothing of what it writes.
-        """
-        found = second_moments(lm, self.layers, Corpus(self.mom2_dataset, self.mom2_n_samples, Path(self.stats_dir)))
-        for c in found.values():
-            diagonal = c.diagonal()
-            diagonal[diagonal == 0] = 1.0
-        return found
-
-
-def context_templates(lm: LM, shapes: Sequence[tuple[int, int]]) -> tuple[str, ...]:
+def context_templates(lm: LM, shapes: Sequence[tuple[int, int]], seed: int) -> tuple[str, ...]:
     """The bare prompt "{}" and sampled sentence openings to put before it; `shapes` = (length, number).
 
-    Top-5 sampling from the model as it is now, seeded with the run's seed.
+    Top-5 sampling from the model as it is now.
     """
-    generator = torch.Generator().manual_seed(torch.initial_seed())
+    generator = torch.Generator().manual_seed(seed)
     texts = []
     for length, number in shapes:
         each = max(1, number // len(TEMPLATE_STARTS))
@@ -119,7 +130,7 @@ class Prompts:
 def prompts_of(lm: LM, edit: Edit, templates: Sequence[str]) -> Prompts:
     target = target_ids(lm, edit.target)
     placed = [in_template(lm, template, edit) for template in templates]
-    rows = [ids + target[:-1] for ids, _ in placed] + [encode(lm, f"{edit.subject} is a")]
+    rows = [joined(ids, target) for ids, _ in placed] + [encode(lm, f"{edit.subject} is a")]
     longest = max(map(len, rows))
     if longest > lm.context:
         raise UserError(
@@ -143,23 +154,27 @@ class Batch:
         return max(at for edit in self.edits for at in edit.at)
 
     @cached_property
-    def tokens(self) -> Padded:
-        return pad(self.lm, [r for e in self.edits for r in e.rows], [at for e in self.edits for at in e.at])
+    def reads(self) -> Reads:
+        """The target after each template; nothing is read after the KL prompts."""
+        rows, answers, at = zip(
+            *(
+                (row, edit.target if j < self.rows_each - 1 else [], at)
+                for edit in self.edits
+                for j, (row, at) in enumerate(zip(edit.rows, edit.at, strict=True))
+            ),
+            strict=True,
+        )
+        return Reads.of(self.lm, rows, answers, at)
 
     @property
     def rows_each(self) -> int:
         return len(self.edits[0].rows)
 
-    @cached_property
-    def reads(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Where the loss reads: row, column (0 = subject's last token), wanted id and edit, each (positions,)."""
-        found = []
-        for e, edit in enumerate(self.edits):
-            for j, (row, at) in enumerate(zip(edit.rows[:-1], edit.at[:-1], strict=True)):
-                start = len(row) - len(edit.target) - at
-                found += [(e * self.rows_each + j, start + i, token, e) for i, token in enumerate(edit.target)]
-        row, column, token, edit_of = torch.tensor(found, device=self.lm.device).T
-        return row, column, token, edit_of
+    def nll(self, logp: Tensor) -> Tensor:
+        """-log p of each edit's target, the mean over templates and tokens: (N, vocabulary) at the reads -> (E,)."""
+        of, logp = self.reads.row // self.rows_each, self.reads.wanted(logp)  # (N,) both; `of` is the read's edit
+        sums = logp.new_zeros(len(self.edits)).index_add(0, of, logp)
+        return -sums / of.bincount(minlength=len(self.edits))
 
     def some(self, kept: list[int]) -> tuple["Batch", Tensor]:
         """The batch of some of the edits, and the rows that stay."""
@@ -180,7 +195,7 @@ def optimise(
 ) -> Optimised:
     """Minimise nll + kl + wd for each edit of the batch (ROME eq. 4, MEMIT eq. 16).
 
-    `point` is a way into the forward pass over `batch.tokens` at or below the module at `path`, whose output at the
+    `point` is a way into the forward pass over the batch's tokens at or below the module at `path`, whose output at the
     subject's last token in the bare prompt is `h0` (E, d). The nll reads the model's logits, or those of block
     `loss_layer` behind the final norm. State is float32 whatever the model's dtype.
     """
@@ -231,12 +246,8 @@ def _read(batch: Batch, point: Resumed, path: str, shift: Tensor, loss_layer: in
     watched = [] if loss_layer is None else [lm.block(loss_layer)]
     with replaced(lm.model, path, shifted), trace(lm.model, *watched) as seen:
         final = point.run()  # (rows, columns, d)
-    told = final if loss_layer is None else lm.module(lm.paths.final_norm)(seen[lm.block(loss_layer)].output)
-    row, column, token, edit_of = (index.to(told.device) for index in batch.reads)
-    logp = lm.logits(told[row, column]).to(told.device, torch.float32).log_softmax(-1)
-    logp = logp.gather(1, token.unsqueeze(1)).squeeze(1)
-    count = torch.zeros(len(shift), device=logp.device).index_add(0, edit_of, torch.ones_like(logp))
-    nll = -torch.zeros(len(shift), device=logp.device).index_add(0, edit_of, logp) / count
+    states = final if loss_layer is None else lm.module(lm.paths.final_norm)(seen[lm.block(loss_layer)].output)
+    nll = batch.nll(batch.reads.logp(lm, states, batch.column))
     after = lm.logits(final[batch.rows_each - 1 :: batch.rows_each, 0]).float().log_softmax(-1)
     return nll.to(shift.device), after.to(shift.device)
 

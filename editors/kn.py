@@ -19,9 +19,8 @@ cache, the blocks below are not run again, and the scaled copies are one batch; 
 before one backward pass. The update is applied once (there it is applied twice).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,7 +32,7 @@ from core.lm.hooks import replaced
 from core.lm.model import LM, orient
 from core.lm.tokens import Row, continuation, encode, pad, target_ids
 from core.lm.weights import at_hand
-from core.types import Deltas, Edit, Mode
+from core.types import Deltas, Edit, Editor, Notes
 
 TINY = torch.finfo(torch.float32).tiny
 
@@ -64,30 +63,25 @@ class KNSettings:
             raise ValueError("steps and batch_size: expected 1 or more")
 
 
-class KN:
-    """See the module's docstring. `notes` lists the neurons of the latest edit: [layer, index, score]."""
+class KN(Editor):
+    """See the module's docstring. Notes: the edit's neurons, [layer, index, score] each."""
 
     name = "KN"
-    modes: frozenset[Mode] = frozenset({"Instance-Sequential"})
+    modes = frozenset({"Instance-Sequential"})
     hparams = KNSettings
     trained_by = ""
 
-    def __init__(self, lm: LM, hp: KNSettings) -> None:
+    def __init__(self, lm: LM, hp: KNSettings, seed: int = 0) -> None:
         at_hand(lm.model, [*(f"{lm.mlp_out(layer)}.weight" for layer in range(lm.n_layers)), lm.embeddings])
         self.lm, self.hp = lm, hp
-        self.notes: dict[str, Any] = {}
 
-    @classmethod
-    def suggested(cls, values: Mapping[str, Any], lm: LM, layer: int | None) -> dict[str, Any]:
-        return dict(values)
-
-    def deltas(self, edits: Sequence[Edit]) -> Deltas:
+    def deltas(self, edits: Sequence[Edit]) -> tuple[Deltas, Notes]:
         """The update for one edit: new rows for its neurons. The model is only read."""
         (edit,) = edits
         lm = self.lm
         scores = self.scores(edit)  # (layers, f)
         neurons = (scores > self.hp.adaptive_threshold * scores.max()).nonzero().tolist()
-        self.notes = {"neurons": [[layer, index, float(scores[layer, index])] for layer, index in neurons]}
+        notes = {"neurons": [[layer, index, float(scores[layer, index])] for layer, index in neurons]}
         row = self._new_row(edit)  # (d,)
         deltas: Deltas = {}
         for layer in sorted({layer for layer, _ in neurons}):
@@ -95,7 +89,7 @@ class KN:
             update = torch.zeros(len(row), scores.shape[1], device=row.device)  # (d, f)
             update[:, [index for at, index in neurons if at == layer]] = row.unsqueeze(1)
             deltas[f"{lm.mlp_out(layer)}.weight"] = orient(out, update).contiguous()
-        return deltas
+        return deltas, notes
 
     def scores(self, edit: Edit) -> Tensor:
         """Integrated gradients of the old answer's probability, (layers, f) float32."""

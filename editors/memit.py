@@ -14,30 +14,24 @@ Differs from the released code: the z of several edits are optimised in one batc
 solve per update.
 """
 
-import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from core.errors import EditRefused, UserError
-from core.lm.forward import resume
+from core.errors import EditRefused
+from core.lm.forward import final_states, resume
 from core.lm.generate import in_batches
 from core.lm.hooks import trace
-from core.lm.model import LM, orient
+from core.lm.model import orient
 from core.lm.tokens import Row, in_template, pad
-from core.lm.weights import add_, at_hand, preserved
-from core.types import Deltas, Edit, Mode
-from editors._value import Batch, Prompts, TargetSettings, context_templates, optimise, prompts_of
-
-logger = logging.getLogger(__name__)
-
-Factor = tuple[Tensor, Tensor | None]
-"""Cholesky factor and None, or LU factors and pivots."""
+from core.lm.weights import add_, preserved
+from core.types import Deltas, Edit, Notes
+from editors._moments import Factors
+from editors._value import Batch, Prompts, TargetEditor, TargetSettings, optimise, prompts_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,44 +53,37 @@ class MEMITSettings(TargetSettings):
             raise ValueError("expected edit_batch of 1 or more and layers in ascending order")
 
 
-class MEMIT:
-    """See the module's docstring."""
+class MEMIT(TargetEditor):
+    """See the module's docstring. Notes: per edit the last loss and the number of forward passes, per layer how far
+    the edits are from z before it."""
 
     name = "MEMIT"
-    modes: frozenset[Mode] = frozenset({"Batch-Single", "Batch-Sequential"})
+    modes = frozenset({"Batch-Single", "Batch-Sequential"})
     hparams = MEMITSettings
-    suggested = staticmethod(MEMITSettings.suggested)
-    trained_by = ""
+    edit_batch = True
+    hp: MEMITSettings
 
-    def __init__(self, lm: LM, hp: MEMITSettings) -> None:
-        hp.check(lm)
-        at_hand(lm.model, [f"{lm.mlp_out(layer)}.weight" for layer in hp.layers])
-        self.lm, self.hp = lm, hp
-        self.templates = hp.context_templates or context_templates(lm, hp.context_template_length_params)
-        self.notes: dict[str, Any] = {}
-        moments = hp.moments(lm)  # gigabytes of a large model: each is let go once it is factorised
-        self.factors = {layer: factorise(moments.pop(layer), f"second moments of layer {layer}") for layer in hp.layers}
-
-    def deltas(self, edits: Sequence[Edit]) -> Deltas:
+    def deltas(self, edits: Sequence[Edit]) -> tuple[Deltas, Notes]:
         """The update for all `edits` at once. The model is the same before and after."""
         warn_of_conflicts(edits)
-        lm, layers = self.lm, self.hp.layers
-        names = {layer: f"{lm.mlp_out(layer)}.weight" for layer in layers}
+        lm = self.lm
         deltas: Deltas = {}
-        self.notes = {}
-        z = self._targets(edits)  # (d, B)
-        with preserved(lm.model, names.values()):
-            for position, layer in enumerate(layers):
+        z, notes = self._targets(edits)  # (d, B)
+        with preserved(lm.model, self.names.values()):
+            for position, (layer, name) in enumerate(self.names.items()):
                 keys, reached = self._state(edits, layer)  # (f, B), (d, B)
-                residual = (z - reached) / (len(layers) - position)
-                update = spread(self.factors[layer], keys, residual, self.hp.mom2_update_weight)
-                deltas[names[layer]] = orient(lm.module(lm.mlp_out(layer)), update.float()).contiguous()
-                add_(lm.model, {names[layer]: deltas[names[layer]]})
-                self.notes[f"distance to z before layer {layer}"] = float((z - reached).norm(dim=0).mean())
-        return deltas
+                residual = (z - reached) / (len(self.names) - position)
+                update = spread(self.moments[layer], keys, residual, self.hp.mom2_update_weight)
+                deltas[name] = orient(lm.module(lm.mlp_out(layer)), update.float()).contiguous()
+                add_(lm.model, {name: deltas[name]})
+                notes[f"distance to z before layer {layer}"] = float((z - reached).norm(dim=0).mean())
+        return deltas, notes
 
-    def _targets(self, edits: Sequence[Edit]) -> Tensor:
-        """z of each edit, (d, B) float64: the vector that, as output of the last edited block, yields the target."""
+    def _targets(self, edits: Sequence[Edit]) -> tuple[Tensor, Notes]:
+        """z of each edit, (d, B) float64: the vector that, as output of the last edited block, yields the target.
+
+        And what is to be noted of the search for them.
+        """
         prompts = [prompts_of(self.lm, edit, self.templates) for edit in edits]
         order = sorted(range(len(edits)), key=lambda i: max(map(len, prompts[i].rows)))  # little padding per batch
         z: dict[int, Tensor] = {}
@@ -106,28 +93,28 @@ class MEMIT:
             while len(z) < len(edits):
                 batch = order[len(z) : len(z) + size]
                 try:
-                    found, traces = self._optimised([prompts[i] for i in batch])
+                    values, traces = self._optimised([prompts[i] for i in batch])
                 except torch.OutOfMemoryError:
                     if size == 1:
                         raise
                     size = max(1, len(batch) // 2)
                     torch.cuda.empty_cache()
                     continue
-                z.update(zip(batch, found, strict=True))
+                z.update(zip(batch, values, strict=True))
                 losses.update(zip(batch, traces, strict=True))
                 bar.update(len(batch))
-        self.notes["loss_last"] = [losses[i][-1] for i in range(len(edits))]
-        self.notes["forwards"] = [len(losses[i]) for i in range(len(edits))]
-        return torch.stack([z[i] for i in range(len(edits))], 1).double()
+        every = range(len(edits))
+        notes = {"loss_last": [losses[i][-1] for i in every], "forwards": [len(losses[i]) for i in every]}
+        return torch.stack([z[i] for i in every], 1).double(), notes
 
     def _optimised(self, prompts: list[Prompts]) -> tuple[Tensor, list[list[float]]]:
         """z (B, d) float32 of a few edits, and the losses on the way."""
         lm, last = self.lm, self.hp.layers[-1]
         batch, block = Batch(lm, prompts), lm.block(last)
-        points, seen = resume(lm, batch.tokens, range(last, last + 1), batch.column, block)
+        points, seen = resume(lm, batch.reads.tokens, range(last, last + 1), batch.column, block)
         h0 = seen[block].output[:: batch.rows_each, batch.column]  # the bare prompts, (B, d)
-        found = optimise(batch, points[last], block, h0, self.hp, self.hp.v_loss_layer)
-        return h0.float() + found.delta, found.losses
+        best = optimise(batch, points[last], block, h0, self.hp, self.hp.v_loss_layer)
+        return h0.float() + best.delta, best.losses
 
     @torch.no_grad()
     def _state(self, edits: Sequence[Edit], layer: int) -> tuple[Tensor, Tensor]:
@@ -145,9 +132,7 @@ class MEMIT:
         def work(batch: list[Row]) -> list[tuple[Tensor, Tensor]]:
             tokens = pad(lm, batch)
             with trace(lm.model, out, block, stop=True) as seen:
-                lm.model.base_model(
-                    tokens.ids, attention_mask=tokens.mask, position_ids=tokens.positions, use_cache=False
-                )
+                final_states(lm, tokens)
             return list(zip(seen[out].input[:, -1].double(), seen[block].output[:, -1].double(), strict=True))
 
         keys, reached = zip(*in_batches(rows, work, lm, len), strict=True)
@@ -156,36 +141,20 @@ class MEMIT:
         return mean.T, torch.stack(reached[:: len(self.templates)], 1)
 
 
-def factorise(c: Tensor, what: str) -> Factor:
-    """Factors of the symmetric C (f, f) float64: Cholesky; LU, and a notice, where C is not positive definite."""
-    lower, failed = torch.linalg.cholesky_ex(c)
-    if not failed:
-        return lower, None
-    logger.warning("%s: not positive definite, solving by LU; more documents (mom2_n_samples) mend this", what)
-    factors, pivots, _ = torch.linalg.lu_factor_ex(c)
-    if not factors.diagonal().abs().min() > 0:
-        raise UserError(f"{what}: singular, collected over too few tokens; raise mom2_n_samples")
-    return factors, pivots
+def spread(moments: Factors, keys: Tensor, residual: Tensor, weight: float) -> Tensor:
+    """R K^T (weight C + K K^T)^-1 (equation 14), (d, f) float64, from the factors of C, K (f, B) and R (d, B).
 
-
-def spread(factor: Factor, keys: Tensor, residual: Tensor, weight: float) -> Tensor:
-    """R K^T (weight C + K K^T)^-1, (d, f) float64, from the factors of C, K (f, B) and R (d, B)."""
-    lower, pivots = factor
-    device = keys.device
-    solved = (
-        torch.cholesky_solve(keys.to(lower), lower)
-        if pivots is None
-        else torch.linalg.lu_solve(*factor, keys.to(lower))
-    )
-    small = (
-        weight * torch.eye(keys.shape[1], dtype=lower.dtype, device=lower.device) + keys.to(lower).T @ solved
-    )  # (B, B)
+    EditRefused where the system cannot be solved.
+    """
+    solved = moments.solve(keys)  # C^-1 K, (f, B)
+    eye = torch.eye(keys.shape[1], dtype=solved.dtype, device=solved.device)
+    small = weight * eye + keys.to(solved).T @ solved  # (B, B)
     try:
-        right = torch.linalg.solve(small, residual.to(lower).T)  # small is symmetric
+        right = torch.linalg.solve(small, residual.to(solved).T)  # small is symmetric
     except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
         raise EditRefused(f"lambda I + K^T C^-1 K cannot be solved with ({str(error).splitlines()[0]})") from error
     update: Tensor = (solved @ right).T
-    return update.to(device)
+    return update.to(keys.device)
 
 
 def warn_of_conflicts(edits: Sequence[Edit]) -> None:

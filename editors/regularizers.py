@@ -1,36 +1,113 @@
-"""Regularisers of a weight update: functions (weight W, delta D, share k) -> the delta that is applied.
+"""Regularisers of a weight update: of a parameter W and its delta D, what is to be added.
 
 RECT (the paper, section 5) keeps the k entries whose relative change |D / W| is largest and drops the rest; `random`
 and `pca` are the paper's baselines, `magnitude` (largest |D|) is ours. None of them is an editor, and all of them work
 for every editor. Entries are counted as round(k n), half up, at least one; ties are kept in order of their position,
-so that exactly that many stay.
+so that exactly that many stay. A new one is a class here, and its row in REGULARIZERS.
 """
 
 import math
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
-Regularizer = Callable[[Tensor, Tensor], Tensor]
+from core import hparams
+from core.errors import UserError
+from core.registry import pick
+from core.types import Change, Regularizer
+
 CHUNK = 1 << 22
 """Entries looked at at a time, so that temporaries stay small beside a 7B model's matrix of 45 million."""
 
 
-def regularizer(name: str, keep: float) -> Regularizer:
-    """(weight, delta) -> delta for one of NAMES; `keep` in (0, 1] is the share that stays.
+@dataclass(frozen=True)
+class Share(Regularizer):
+    """What a share of the update stays of: `keep` in (0, 1]."""
 
-    `random` draws from torch's own generator, which every update of a run seeds anew.
+    keep: float = 0.4
+
+    def __post_init__(self) -> None:
+        if not 0 < self.keep <= 1:
+            raise ValueError(f"keep: expected a share in (0, 1], found {self.keep:g}")
+
+    @property
+    def label(self) -> str:
+        """The name and the share in percent: "RECT40"."""
+        return f"{self.name.upper()}{100 * self.keep:g}"
+
+    def settings(self) -> dict[str, Any]:
+        """The name and the parameters."""
+        return {"name": self.name, **asdict(self)}
+
+
+class Rect(Share):
+    """The entries with the largest relative change."""
+
+    name = "rect"
+
+    def __call__(self, change: Change, memory: dict[str, Tensor], generator: Generator) -> Tensor:
+        """See `rect`."""
+        return rect(change.weight, change.delta, self.keep)
+
+
+class Random(Share):
+    """A random share of the entries."""
+
+    name = "random"
+
+    def __call__(self, change: Change, memory: dict[str, Tensor], generator: Generator) -> Tensor:
+        """See `keep_random`."""
+        return keep_random(change.delta, self.keep, generator)
+
+
+class PCA(Share):
+    """The largest singular values."""
+
+    name = "pca"
+
+    def __call__(self, change: Change, memory: dict[str, Tensor], generator: Generator) -> Tensor:
+        """See `pca`."""
+        return pca(change.delta, self.keep)
+
+
+class Magnitude(Share):
+    """The entries that are largest."""
+
+    name = "magnitude"
+
+    def __call__(self, change: Change, memory: dict[str, Tensor], generator: Generator) -> Tensor:
+        """See `keep_top`."""
+        return keep_top(change.delta, change.delta.abs(), self.keep)
+
+
+REGULARIZERS: dict[str, type[Any]] = {rule.name: rule for rule in (Rect, Random, PCA, Magnitude)}
+"""Name -> frozen dataclass (core.types.Regularizer) whose fields are its own parameters."""
+
+
+def make(name: str, given: Mapping[str, object]) -> Regularizer | None:
+    """The regulariser of that name with the parameters `given`; None for "none", whatever is given.
+
+    `name` may hold parameters of its own, which come first: "rect:keep=0.4" (name:key=value,key=value). UserError for
+    an unknown name or parameter, or a bad value.
     """
-    return {
-        "random": lambda weight, delta: keep_random(delta, keep),
-        "rect": lambda weight, delta: rect(weight, delta, keep),
-        "magnitude": lambda weight, delta: keep_top(delta, delta.abs(), keep),
-        "pca": lambda weight, delta: pca(delta, keep),
-    }[name]
+    name, colon, text = name.partition(":")
+    own = {key: _plain(value) for key, _, value in (part.partition("=") for part in text.split(",") if colon)}
+    kind = pick("regularizer", name, {"none": None, **REGULARIZERS})
+    if kind is None:
+        if own:
+            raise UserError(f"regularizer none: takes no parameters, found {text}")
+        return None
+    rule: Regularizer = hparams.build(kind, {**given, **own}, f"regularizer {name}")
+    return rule
 
 
-NAMES = ("rect", "random", "pca", "magnitude")
+def _plain(text: str) -> object:
+    """A value of the command line as an integer or a truth value, if it looks like one."""
+    return int(text) if re.fullmatch(r"-?\d{1,18}", text) else {"true": True, "false": False}.get(text, text)
 
 
 def count(keep: float, n: int) -> int:
@@ -44,9 +121,9 @@ def rect(weight: Tensor, delta: Tensor, keep: float) -> Tensor:
     return keep_top(delta, change.abs_(), keep)
 
 
-def keep_random(delta: Tensor, keep: float) -> Tensor:
+def keep_random(delta: Tensor, keep: float, generator: Generator) -> Tensor:
     """A random share of D's entries. Drawn on the CPU: a seed keeps the same entries whatever the device."""
-    return keep_top(delta, torch.rand(delta.shape).to(delta.device), keep)
+    return keep_top(delta, torch.rand(delta.shape, generator=generator).to(delta.device), keep)
 
 
 def pca(delta: Tensor, keep: float) -> Tensor:

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from core.folders import RESULTS
-
 from core.registry import names
 from core.script import Parser, positive
 from core.types import DTYPES, MODES
 from experiment.plan import EditRequest, Experiment, Placement
+
 
 def parser(description: str = "Score a model on one of the eight tasks, on several, or on all.") -> Parser:
     """The arguments that both scripts take."""

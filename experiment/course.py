@@ -2,10 +2,10 @@
 
 import time
 from dataclasses import asdict
-from typing import Any
 
 from tqdm import tqdm
 
+from core.results import EditRecord
 from experiment import quality
 from experiment.checkpoint import Checkpoint
 from experiment.editing import Editing, Rules
@@ -51,20 +51,20 @@ class Course:
             if editing.whole and editing.position > start:
                 self.checkpoint.write(editing)
 
-    def described(self, count: int) -> dict[str, Any]:
+    def record(self, count: int) -> EditRecord:
         """What a result says about the first `count` edits, all of them in."""
         editing, edits = self.editing, self.schedule.edits[:count]
         self.seconds["edit"] = round(editing.seconds, 3)
         with timed(self.seconds, "probe after"):
             after = quality.probe(editing.lm, edits)
         stages = {"before": self.before[:count], "own": editing.own, "after": after}
-        return {
-            "quality": quality.summarize(*stages.values()),
-            "change": editing.change(),
-            "refused": list(editing.refused),
-            "updates": [asdict(update) for update in editing.updates],
-            "edits": quality.records(edits, stages),
-        }
+        return EditRecord(
+            quality=quality.summarize(*stages.values()),
+            change=editing.change(),
+            refused=list(editing.refused),
+            updates=[asdict(update) for update in editing.updates],
+            edits=quality.records(edits, stages),
+        )
 
     def save(self) -> None:
         """The edited model as a Hugging Face folder."""

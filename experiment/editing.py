@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,11 +13,8 @@ from tqdm import tqdm
 from core.errors import EditRefused, UserError
 from core.lm.model import LM
 from core.lm.weights import add_, weight_of
-from core.types import Deltas, Edit, Editor
+from core.types import Change, Deltas, Edit, Editor, Notes, Regularizer
 from experiment.quality import Probe, probe
-
-Regularize = Callable[[Tensor, Tensor], Tensor]
-"""(weight as it is now, its delta) -> the delta to add."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +27,7 @@ class Update:
     edits: list[int]
     norms: dict[str, float]
     rounding: dict[str, float]
-    notes: dict[str, Any]
+    notes: Notes
     seconds: float
 
 
@@ -39,11 +36,11 @@ class Rules:
     """How updates are applied.
 
     `max_update` is the largest norm of an update, in multiples of the weight's norm; what is refused ends the run, or
-    with `skip` is left out. `seed` and the update's number seed what an update draws, so that it draws the same whether
-    or not the run was stopped before it.
+    with `skip` is left out. `seed` and the update's number seed what a regulariser draws, so that it draws the same
+    whether or not the run was stopped before it.
     """
 
-    regularize: Regularize | None = None
+    regularizer: Regularizer | None = None
     seed: int = 0
     max_update: float = float("inf")
     skip: bool = False
@@ -63,6 +60,8 @@ class Editing:
     """For every edit so far, what the model said right after its own update."""
     unedited: dict[str, Tensor] = field(default_factory=dict)
     """The parameters that have changed, as they were, on the CPU."""
+    memory: dict[str, Tensor] = field(default_factory=dict)
+    """The regulariser's, over the updates that were applied."""
     settled: tuple[int, ...] = (0, 0, 0)
     """What `_state` was when weights and record last agreed."""
 
@@ -78,10 +77,9 @@ class Editing:
     def step(self, batch: Sequence[Edit]) -> None:
         """One update. Raises UserError for one that is refused, unless the rules say to skip it."""
         edits = [edit.index for edit in batch]
-        torch.manual_seed(((self.rules.seed << 20) + self.position) % 2**63)
-        start = time.perf_counter()
+        start, memory = time.perf_counter(), dict(self.memory)
         try:
-            deltas = self._deltas(batch)
+            deltas, notes = self._deltas(batch, memory)
         except EditRefused as error:
             which = f"edit {edits[0]}" if len(edits) == 1 else f"edits {edits[0]} to {edits[-1]}"
             if not self.rules.skip:
@@ -95,9 +93,11 @@ class Editing:
                 if name not in self.unedited:
                     self.unedited[name] = weight_of(self.lm.model, name).detach().cpu().clone()
             rounding = add_(self.lm.model, deltas)
+            self.editor.applied(batch)
+            self.memory = memory
             norms = {name: float(delta.float().norm()) for name, delta in deltas.items()}
             seconds = time.perf_counter() - start
-            self.updates.append(Update(edits, norms, rounding, dict(self.editor.notes), seconds))
+            self.updates.append(Update(edits, norms, rounding, notes, seconds))
         self.own += probe(self.lm, batch)
         self.settle()
 
@@ -107,7 +107,20 @@ class Editing:
         return self.settled == self._state()
 
     def settle(self) -> None:
+        """Weights and record agree as they are now."""
         self.settled = self._state()
+
+    @torch.no_grad()
+    def undo(self) -> None:
+        """Put every changed parameter back bit for bit, forget all updates, and let the editor start anew.
+
+        Also after an update that was broken off, whatever of it is in the weights.
+        """
+        for name, weight in self.unedited.items():
+            weight_of(self.lm.model, name).copy_(weight)
+        self.updates, self.refused, self.own, self.unedited, self.memory = [], [], [], {}, {}
+        self.editor.load_state({})
+        self.settle()
 
     def _state(self) -> tuple[int, ...]:
         """How much is on record, and sums over the bits of the edited weights."""
@@ -115,17 +128,19 @@ class Editing:
         bits = [weight.view(torch.int32 if weight.element_size() == 4 else torch.int16) for weight in weights]
         return len(self.updates), len(self.refused), len(self.own), *(int(b.sum(dtype=torch.int64)) for b in bits)
 
-    def _deltas(self, batch: Sequence[Edit]) -> Deltas:
-        """What is to be added, regularised. Raises EditRefused."""
-        deltas, regularize = self.editor.deltas(batch), self.rules.regularize
+    def _deltas(self, batch: Sequence[Edit], memory: dict[str, Tensor]) -> tuple[Deltas, Notes]:
+        """What is to be added, regularised, and the editor's notes. Raises EditRefused."""
+        generator = torch.Generator().manual_seed(((self.rules.seed << 20) + self.position) % 2**63)
+        (deltas, notes), regularizer = self.editor.deltas(batch), self.rules.regularizer
         for name, delta in deltas.items():
             if not delta.isfinite().all():
                 raise EditRefused(f"the update of {name} holds NaN or infinity")
-            weight = weight_of(self.lm.model, name)
-            if regularize is not None:
-                deltas[name] = regularize(weight, delta)
+            weight = weight_of(self.lm.model, name).detach()
+            if regularizer is not None:
+                change = Change(name, weight, delta, self.unedited.get(name, weight))
+                deltas[name] = regularizer(change, memory, generator)
             fits(name, weight, deltas[name], self.rules.max_update)
-        return deltas
+        return deltas, notes
 
     def change(self) -> dict[str, dict[str, float]]:
         """Per parameter the norm of all change so far, and the norm of the unedited weight."""
@@ -147,13 +162,13 @@ def fits(name: str, weight: Tensor, delta: Tensor, max_update: float) -> None:
 
 
 def edit_model(
-    lm: LM, editor: Editor, updates: Iterable[Sequence[Edit]], regularize: Regularize | None = None
+    lm: LM, editor: Editor, updates: Iterable[Sequence[Edit]], regularizer: Regularizer | None = None
 ) -> tuple[list[Update], list[Probe]]:
     """Apply one update per batch, each on the result of the one before. Changes the model.
 
     Returns the updates, and for every edit what the model said right after its own update.
     """
-    editing = Editing(lm, editor, Rules(regularize))
+    editing = Editing(lm, editor, Rules(regularizer))
     for batch in updates:
         editing.step(batch)
     return editing.updates, editing.own

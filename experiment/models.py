@@ -31,7 +31,7 @@ class Bench:
     """An unedited model at hand, and what was measured of it."""
 
     lm: LM
-    environment: Mapping[str, Any]
+    environment: dict[str, Any]
     _editor: tuple[Any, Editor] | None = None
     _answers: dict[tuple[Edit, ...], list[Probe]] = field(default_factory=dict)
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core.folders import HPARAMS
 from transformers import PreTrainedModel
 
 from core import hparams, results
 from core.errors import UserError
+from core.folders import HPARAMS
 from core.lm import model
 from core.lm.model import LM
 from core.metrics import summarize
@@ -20,7 +20,8 @@ from editors import regularizers
 from experiment import quality
 from experiment.editing import Editing, Rules
 from experiment.plan import batches, limited
-from experiment.quality import Probe, probe
+from experiment.quality import Probe
+from experiment.quality import probe as probe
 from experiment.scoring import score_model
 from inputs.sources import find_data, find_model
 

@@ -12,14 +12,13 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from core.folders import HPARAMS, RESULTS
-from edit_sets.zsre import EDIT_SET
-
 from core import hparams, results
 from core.disk.digest import sha256
 from core.errors import UserError
+from core.folders import HPARAMS, RESULTS
 from core.registry import discover, pick
 from core.types import MODES, Edit, Editor, Mode, Regularizer, Sample, Task, per_update
+from edit_sets.zsre import EDIT_SET
 from inputs.sources import Source, default_model, find_data
 
 if TYPE_CHECKING:  # torch takes seconds to import: the command line says what is wrong with its words before that
@@ -88,7 +87,7 @@ class Wanted:
     task: Task
     edits: int
     stem: Path
-    settings: Mapping[str, Any]
+    settings: dict[str, Any]
 
     def beside(self, ending: str) -> Path:
         """A hidden file of a run at work, beside the result."""
@@ -171,9 +170,9 @@ def resolve(experiment: Experiment, models: Models) -> Plan:
                 "data": described[task.name],
                 "limit": experiment.limit,
                 "seed": experiment.seed,
-                "edit": schedule and schedule.settings_until(count),
+                "edit": schedule.settings_until(count) if schedule else None,
             }
-            stem = results.stem(root, task.name, schedule and schedule.name_until(count))
+            stem = results.stem(root, task.name, schedule.name_until(count) if schedule else None)
             wanted.append(Wanted(task, count, stem, settings))
     return Plan(experiment, model, root, sources, samples, schedule, tuple(wanted))
 

@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
-
-from core.lm.generate import fit, greedy, in_batches
+from core.lm.generate import fit, greedy
 from core.lm.model import LM
-from core.lm.tokens import Row, encode, pad, target_ids
+from core.lm.reads import log_probabilities
+from core.lm.tokens import Row, encode, target_ids
 from core.metrics import measure
 from core.types import Edit, Measure
 
@@ -31,7 +30,7 @@ class Probe:
 
 
 def probe(lm: LM, edits: Sequence[Edit]) -> list[Probe]:
-    """Ask the model, as it is now, about each edit."""
+    """What the model, as it is now, says about each edit."""
     prompts = [e.prompt for e in edits] + [e.rephrase for e in edits if e.rephrase]
     targets = [e.target for e in edits] + [e.target for e in edits if e.rephrase]
     answers = iter(_answers(lm, prompts, targets))
@@ -49,37 +48,17 @@ def _answers(lm: LM, prompts: Sequence[str], targets: Sequence[str]) -> list[tup
     """Per prompt what greedy decoding says, whether that is the target, and the target's probability."""
     if not prompts:
         return []
-    wanted = [target_ids(lm, target) for target in targets]
-    longest = max(map(len, wanted))
+    ids = [target_ids(lm, target) for target in targets]
+    longest = max(map(len, ids))
     rows = [fit(lm, encode(lm, prompt), longest)[0] for prompt in prompts]
     texts = lm.tokenizer.batch_decode(
-        [new[: len(ids)] for new, ids in zip(greedy(lm, rows, longest), wanted, strict=True)], skip_special_tokens=True
+        [new[: len(own)] for new, own in zip(greedy(lm, rows, longest), ids, strict=True)], skip_special_tokens=True
     )
-    chances = _probabilities(lm, rows, wanted)
+    chances = [float(logp.sum().exp()) for logp in log_probabilities(lm, rows, ids)]
     return [
         (text.strip(), text.strip() == target.strip(), chance)
         for text, target, chance in zip(texts, targets, chances, strict=True)
     ]
-
-
-@torch.inference_mode()
-def _probabilities(lm: LM, rows: Sequence[Row], targets: Sequence[Row]) -> list[float]:
-    """P(target | prompt): the product over the target's tokens, teacher-forced."""
-
-    def work(batch: list[tuple[Row, Row]]) -> list[float]:
-        tokens = pad(lm, [row + target[:-1] for row, target in batch])
-        hidden = lm.model.base_model(
-            tokens.ids, attention_mask=tokens.mask, position_ids=tokens.positions, use_cache=False
-        ).last_hidden_state
-        found = []
-        for states, (_, target) in zip(hidden, batch, strict=True):
-            logp = lm.logits(states[-len(target) :]).float().log_softmax(-1)  # (target tokens, vocabulary)
-            wanted = torch.tensor(target, device=logp.device)
-            found.append(float(logp.gather(1, wanted.unsqueeze(1)).sum().exp()))
-        return found
-
-    pairs = list(zip(rows, targets, strict=True))
-    return in_batches(pairs, work, lm, size=lambda pair: len(pair[0]) + len(pair[1]))
 
 
 def _unrelated(lm: LM, edits: Sequence[Edit]) -> list[Row]:

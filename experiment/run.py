@@ -4,15 +4,14 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from core import published, results
+from core import results
 from core.disk import lock
 from core.disk.whole import clear
 from core.errors import Interrupted, UserError
-from core.results import Result
-from core.types import Measure
+from core.results import EditRecord, Result
 from experiment.checkpoint import Checkpoint
 from experiment.course import Course
 from experiment.export import exported
@@ -35,11 +34,10 @@ class Made:
 
 @dataclass(frozen=True)
 class Edited:
-    """So many edits are in; `quality` is that of core.results.Result."""
+    """So many edits are in."""
 
     edits: int
-    updates: int
-    quality: Mapping[str, Mapping[str, Measure]]
+    record: EditRecord
 
 
 def run(plan: Plan, models: Models | None = None) -> Iterator[Made | Edited]:
@@ -105,8 +103,8 @@ class _Run:
 
     def _unsaved(self) -> bool:
         """Whether the edited model is still to be saved."""
-        folder = self.plan.schedule and self.plan.schedule.request.save_model
-        return bool(folder) and not exported(folder, self.plan.edited)
+        folder = self.plan.schedule.request.save_model if self.plan.schedule else None
+        return folder is not None and not exported(folder, self.plan.edited)
 
     def _make(self, absent: Sequence[Wanted], unsaved: bool) -> Iterator[Made | Edited]:
         plan = self.plan
@@ -118,13 +116,13 @@ class _Run:
                 course.go_on(absent[0].edits if absent else len(course.schedule.edits))
                 self._keep(course)
             for count, group in itertools.groupby(absent, key=lambda wanted: wanted.edits):
-                part = {}
+                record = None
                 if course:
                     self._advance(course, count)
-                    part = course.described(count)
-                    yield Edited(count, course.editing.position, part["quality"])
+                    record = course.record(count)
+                    yield Edited(count, record)
                 for wanted in group:
-                    yield self._score(bench, wanted, part)
+                    yield self._score(bench, wanted, record)
             if course and unsaved:
                 self._advance(course, len(course.schedule.edits))
                 course.save()
@@ -142,7 +140,7 @@ class _Run:
         if course.checkpoint.count:
             self.kept["updates"] = f"{course.checkpoint.count} of {len(course.schedule.updates)} updates"
 
-    def _score(self, bench: Bench, wanted: Wanted, part: Mapping[str, Any]) -> Made:
+    def _score(self, bench: Bench, wanted: Wanted, record: EditRecord | None) -> Made:
         """Score one task and write its result; completions are kept on the way."""
         task, samples = wanted.task, self.plan.samples[wanted.task.name]
         budget = self.plan.experiment.batch_tokens
@@ -154,15 +152,8 @@ class _Run:
                 scored = score_model(bench.lm, task, samples, budget, journal)
         finally:
             self.kept["completions"] = f"{len(journal)} of {len(samples)} completions of {task.name}"
-        result = result_of(
-            task,
-            scored,
-            published=published.beside(wanted.settings),
-            settings=wanted.settings,
-            environment=bench.environment,
-            seconds=dict(self.seconds),
-            **part,
-        )
+        result = result_of(task, scored, wanted.settings, bench.environment, dict(self.seconds))
+        result = replace(result, edited=record)
         results.write(wanted.stem, result, scored)
         self._count(self.done + 1)
         del self.kept["completions"]

@@ -10,8 +10,9 @@ from experiment.run import Edited, Made
 def text(event: Made | Edited, plan: Plan) -> str:
     """Some lines about a result, or about how well edits took."""
     if isinstance(event, Edited):
-        title = f"edit quality: {event.edits} edits in {event.updates} updates"
-        return f"\n{title}\n{quality.table(event.quality)}"
+        tried = len(event.record.updates) + len(event.record.refused)
+        title = f"edit quality: {event.edits} edits in {tried} updates"
+        return f"\n{title}\n{quality.table(event.record.quality)}"
     name = event.wanted.task.name
     if event.new:
         return scores(f"{name}: {event.result.n} records from {plan.sources[name].path}", event)

@@ -22,7 +22,6 @@ from core.lm import model
 from core.lm.model import LM
 from core.lm.tokens import encode, target_ids
 from core.lm.tracing import Plan, asked, fact_of, plan_for, traced
-from core.lm.weights import mlp_weights
 from core.results import plain
 from core.script import postponed
 from core.types import Edit, Editor
@@ -140,7 +139,7 @@ def template_of(lm: LM) -> str:
     if sum(parameter.numel() for parameter in lm.model.parameters()) < SMALL:
         return "smollm2-135m"
     down = lm.module(lm.mlp_out(0)).get_parameter("weight").numel()
-    gated = sum(lm.model.get_parameter(weight).numel() for weight in mlp_weights(lm, 0)) > 2 * down
+    gated = sum(lm.model.get_parameter(weight).numel() for weight in lm.mlp_weights(0)) > 2 * down
     return "llama2-7b" if gated else "gpt2-xl"
 
 

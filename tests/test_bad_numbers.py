@@ -1,4 +1,4 @@
-"""Numbers that are none: an edit is refused and says why, a model that has collapsed is scored and said to have."""
+"""NaN and infinity: an edit is refused and says why, a model that has collapsed is scored and said to have."""
 
 import json
 import sys
@@ -18,10 +18,11 @@ from core.errors import EditRefused, UserError
 from core.lm.model import LM
 from core.registry import discover
 from core.script import script
-from core.types import Deltas, Edit, Mode
+from core.types import Deltas, Edit, Editor, Notes
 from editors import memit, rome
-from editors.memit import factorise, spread
-from editors.regularizers import NAMES, regularizer
+from editors._moments import factorise
+from editors.memit import spread
+from editors.regularizers import REGULARIZERS, make
 from editors.rome import ROME, ROMESettings
 from experiment import cli
 from experiment.editing import Editing, Rules
@@ -38,18 +39,18 @@ class NoSettings:
     pass
 
 
-class Given:
+class Given(Editor):
     """An editor that returns `delta`, or what it makes of the weight."""
 
     name = "Given"
-    modes: frozenset[Mode] = frozenset({"Instance-Sequential"})
+    modes = frozenset({"Instance-Sequential"})
     hparams = NoSettings
 
-    def __init__(self, lm: LM, make: Callable[[Tensor], Tensor]) -> None:
-        self.lm, self.make, self.notes = lm, make, {}
+    def __init__(self, lm: LM, hp: Callable[[Tensor], Tensor], seed: int = 0) -> None:
+        self.lm, self.make = lm, hp
 
-    def deltas(self, edits: Sequence[Edit]) -> Deltas:
-        return {NAME: self.make(self.lm.model.get_parameter(NAME).detach())}
+    def deltas(self, edits: Sequence[Edit]) -> tuple[Deltas, Notes]:
+        return {NAME: self.make(self.lm.model.get_parameter(NAME).detach())}, {}
 
 
 def one(value: float) -> Callable[[Tensor], Tensor]:
@@ -92,13 +93,13 @@ def test_a_bad_update_is_refused_and_the_weights_stay(case: str, edits: list[Edi
     assert refused["edits"] == [1] and editing.updates == [] and len(editing.own) == 1
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", REGULARIZERS)
 def test_a_regulariser_does_not_hide_it(name: str, edits: list[Edit], unchanged: Check) -> None:
     """NaN is looked for in what the editor returned: a regulariser could drop the entry, or choke on it."""
     lm = tiny("gpt2")
     check = unchanged(lm)
     with pytest.raises(UserError, match="holds NaN or infinity"):
-        Editing(lm, Given(lm, one(float("nan"))), Rules(regularizer(name, 0.4))).step(edits[:1])
+        Editing(lm, Given(lm, one(float("nan"))), Rules(make(name, {}))).step(edits[:1])
     check()
 
 
@@ -112,30 +113,22 @@ def test_rome_refuses_to_divide_by_nearly_zero(
 ) -> None:
     """u is made orthogonal to the bare prompt's key, but for `turned`."""
     lm = tiny("gpt2")
-    check, keys = unchanged(lm), []
+    check = unchanged(lm)
 
-    def orthogonal(self: ROME, kbar: Tensor, layer: int) -> Tensor:
-        key = keys[0]
-        u = torch.linspace(-1, 1, len(key)).double()
-        u -= (u @ key) / (key @ key) * key
-        return (u / u.norm() + turned * key / key.norm()).float()
+    def orthogonal(key: Tensor, kbar: Tensor, change: Tensor, moments: None) -> Any:
+        k, u = key.double(), torch.linspace(-1, 1, len(key)).double()
+        u -= (u @ k) / (k @ k) * k
+        return real(key, (u / u.norm() + turned * k / k.norm()).float(), change, moments)
 
-    real = rome.resume
-
-    def seen(*args: Any, **kwargs: Any) -> Any:
-        points, found = real(*args, **kwargs)
-        keys[:] = [found[lm.mlp_out(1)].input[0, args[3]].double()]
-        return points, found
-
-    monkeypatch.setattr(rome, "resume", seen)
-    monkeypatch.setattr(ROME, "_direction", orthogonal)
+    real = rome.rank_one
+    monkeypatch.setattr(rome, "rank_one", orthogonal)
     with pytest.raises(EditRefused, match=r"layer 1: the denominator k \. u is .* with \|k\| = "):
         rome_editor(lm).deltas(edits[:1])
     check()
 
 
 def test_rome_without_a_key(edits: list[Edit], unchanged: Check) -> None:
-    """A dead layer: all keys are zero, u is none."""
+    """A dead layer: all keys are zero, u is NaN."""
     lm = tiny("gpt2")
     with torch.no_grad():
         lm.model.get_parameter("transformer.h.1.mlp.c_fc.weight").zero_()
@@ -148,18 +141,17 @@ def test_rome_without_a_key(edits: list[Edit], unchanged: Check) -> None:
 
 def test_singular_second_moments() -> None:
     c = torch.diag(torch.tensor([1.0, 2.0, 0.0], dtype=torch.float64))
-    for refused in (lambda: rome.factorise(c, 5), lambda: factorise(c, "second moments of layer 5")):
-        with pytest.raises(UserError, match="second moments of layer 5: singular, collected over too few tokens"):
-            refused()
+    with pytest.raises(UserError, match="second moments of layer 5: singular, collected over too few tokens"):
+        factorise(c, "second moments of layer 5")
 
 
-def test_second_moments_that_are_not_positive_definite(capsys: pytest.CaptureFixture[str]) -> None:
+def test_second_moments_that_are_not_positive_definite(caplog: pytest.LogCaptureFixture) -> None:
     """Rounding can make C indefinite: solved by LU, and said so."""
     c = torch.diag(torch.tensor([1.0, 2.0, -1e-3], dtype=torch.float64))
     keys, residual = torch.eye(3, 2, dtype=torch.float64), torch.ones(2, 2, dtype=torch.float64)
     found = spread(factorise(c, "second moments of layer 5"), keys, residual, 3.0)
     assert torch.allclose(found, residual @ keys.T @ torch.linalg.inv(3.0 * c + keys @ keys.T))
-    assert "second moments of layer 5: not positive definite, solving by LU" in capsys.readouterr().err
+    assert "second moments of layer 5: not positive definite, solving by LU" in caplog.text
 
 
 def test_a_system_of_memit_that_cannot_be_solved() -> None:
@@ -191,10 +183,10 @@ def test_stop_keeps_what_is_done_and_skip_goes_on(
     made: list[int] = []
     real = ROME.deltas
 
-    def deltas(self: ROME, edits: Sequence[Edit]) -> Deltas:
+    def deltas(self: ROME, edits: Sequence[Edit]) -> tuple[Deltas, Notes]:
         made.append(edits[0].index)
-        found = real(self, edits)
-        return {name: delta * (float("nan") if edits[0].index == 202 else 1) for name, delta in found.items()}
+        found, notes = real(self, edits)
+        return {name: delta * (float("nan") if edits[0].index == 202 else 1) for name, delta in found.items()}, notes
 
     monkeypatch.setattr(ROME, "deltas", deltas)
     words = ["test-task-after.py", "NLI", "Instance-Sequential", "ROME", 200, 204, 1, "--limit", 2, "--device", "cpu"]
@@ -271,7 +263,7 @@ def test_what_counts_as_repeating(text: str, found: bool) -> None:
 def test_editing_a_collapsed_model_is_refused(
     edits: list[Edit], unchanged: Check, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Weights of NaN below the edited layer: the edit's numbers are none, and nothing is written."""
+    """Weights of NaN below the edited layer: so are the edit's numbers, and nothing is written."""
     lm = tiny("gpt2")
     with torch.no_grad():
         lm.model.get_parameter("transformer.h.0.mlp.c_proj.weight").fill_(float("nan"))

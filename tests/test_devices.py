@@ -18,10 +18,11 @@ from core.errors import UserError
 from core.lm.generate import complete
 from core.lm.model import LM, load
 from core.lm.weights import add_
+from core.types import Change
 from editors.mend.factors import shapes_of
 from editors.mend.network import seeded
 from editors.mend.outcome import outcome
-from editors.regularizers import NAMES, regularizer
+from editors.regularizers import REGULARIZERS
 from experiment.quality import probe
 
 PROMPTS = ["London is the capital of", "A", "The mother tongue of Anna Bell is"]
@@ -92,7 +93,7 @@ def test_an_edit_is_the_same_there(name: str, family: str, move: Callable[[LM], 
     lm = tiny(family)
     editor = make(name, lm, tmp_path)
     batch = batch_for(editor, edits)
-    here = editor.deltas(batch)
+    here = editor.deltas(batch)[0]
     add_(lm.model, here)
     said = probe(lm, edits)
     shutil.rmtree(tmp_path / "stats", ignore_errors=True)
@@ -101,7 +102,7 @@ def test_an_edit_is_the_same_there(name: str, family: str, move: Callable[[LM], 
     with pretended():
         move(lm)
         assert str(lm.device) == "lazy:0"
-        there = EDITORS[name](lm, editor.hp).deltas(batch)
+        there = EDITORS[name](lm, editor.hp).deltas(batch)[0]
         for parameter, delta in there.items():
             wanted = here[parameter]
             assert (delta.cpu() - wanted).abs().max() <= 1e-4 * wanted.abs().max()
@@ -143,14 +144,15 @@ def test_mend_trains_there(move: Callable[[LM], None], edits, tmp_path: Path) ->
         assert (a - b).abs().max() <= 1e-3 * a.abs().max() + 1e-12
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", REGULARIZERS)
 def test_regularisers_work_there(name: str) -> None:
-    weight, delta = torch.randn(6, 5), torch.randn(6, 5)
-    torch.manual_seed(0)
-    here = regularizer(name, 0.4)(weight, delta)
-    torch.manual_seed(0)
+    """With the delta on another device than the weight, and the unedited weight on the CPU."""
+    weight, delta, unedited = torch.randn(6, 5), torch.randn(6, 5), torch.randn(6, 5)
+    rule = REGULARIZERS[name]()
+    here = rule(Change("w", weight, delta, unedited), {}, torch.Generator().manual_seed(0))
     with pretended():
-        there = regularizer(name, 0.4)(weight.to("lazy:1"), delta.to("lazy:0"))
+        change = Change("w", weight.to("lazy:1"), delta.to("lazy:0"), unedited)
+        there = rule(change, {}, torch.Generator().manual_seed(0))
         assert str(there.device) == "lazy:0" and torch.allclose(there.cpu(), here, atol=1e-6)
 
 
@@ -191,7 +193,7 @@ def test_an_offloaded_weight_is_not_edited(name: str, offloaded: tuple[LM, LM], 
 def test_a_weight_in_memory_is_edited_through_offloaded_ones(offloaded: tuple[LM, LM], edits, tmp_path: Path) -> None:
     lm, disk = offloaded
     hp = dataclasses.replace(make("ROME", lm, tmp_path).hp, layers=(1,))
-    here, there = (EDITORS["ROME"](one, hp).deltas(edits[:1]) for one in offloaded)
+    here, there = (EDITORS["ROME"](one, hp).deltas(edits[:1])[0] for one in offloaded)
     for name, delta in here.items():
         assert (delta - there[name]).abs().max() <= 1e-4 * delta.abs().max()
     assert all("forward" in vars(disk.module(disk.block(layer))) for layer in range(disk.n_layers))  # accelerate's
@@ -220,7 +222,7 @@ def test_load_with_a_device_map(offloaded: tuple[LM, LM], device_map: Any) -> No
         ({"device": "cpu", "device_map": "auto"}, "--device-map places the layers itself: leave --device out"),
         ({"device_map": "anywhere"}, "onto anywhere: "),
         ({"device_map": {"": "cuda:99"}}, "cannot load the model"),
-        ({"attn": "flash_attention_9"}, "--attn flash_attention_9 is not to be had here: "),
+        ({"attn": "flash_attention_9"}, "--attn flash_attention_9 is not available here: "),
     ],
 )
 def test_placements_that_cannot_be_had(offloaded: tuple[LM, LM], given: dict[str, Any], message: str) -> None:
@@ -236,7 +238,7 @@ def test_implementations_of_attention(offloaded: tuple[LM, LM], attn: str, edits
     assert loaded.model.config._attn_implementation == attn
     assert complete(loaded, PROMPTS, 3) == complete(lm, PROMPTS, 3)
     editor = make("ROME", lm, tmp_path)
-    here, there = (EDITORS["ROME"](one, editor.hp).deltas(edits[:1]) for one in (lm, loaded))
+    here, there = (EDITORS["ROME"](one, editor.hp).deltas(edits[:1])[0] for one in (lm, loaded))
     for name, delta in here.items():
         assert (delta - there[name]).abs().max() <= 1e-3 * delta.abs().max()
 
@@ -260,5 +262,5 @@ def test_scoring_and_probing_run_in_inference_mode(work: Callable[[LM, Any], Any
 def test_editors_keep_no_graph(name: str, edits, tmp_path: Path) -> None:
     with torch.enable_grad():
         editor = make(name, tiny("gpt2"), tmp_path)
-        deltas = editor.deltas(batch_for(editor, edits))
+        deltas = editor.deltas(batch_for(editor, edits))[0]
     assert all(not d.requires_grad and d.grad_fn is None and not d.is_inference() for d in deltas.values())

@@ -2,7 +2,8 @@
 
 import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from torch import Tensor
 
 from core.errors import EditRefused, UserError
 from core.lm.model import LM
-from core.types import Deltas, Edit, Mode
+from core.lm.weights import add_
+from core.types import Change, Deltas, Edit, Editor, Notes
 from edit_sets.zsre import EDIT_SET
-from editors.regularizers import regularizer
+from editors.regularizers import Random, keep_random
 from experiment import editing as editing_module
 from experiment.checkpoint import Saved
 from experiment.editing import Editing, Rules, Update
@@ -25,29 +27,46 @@ NAME = "transformer.h.1.mlp.c_proj.weight"
 OTHER = "transformer.h.2.mlp.c_proj.weight"
 
 
-class Drawn:
-    """An editor whose updates are drawn from torch's generator, and depend on the weights as they are."""
+class Drawn(Editor):
+    """An editor whose updates are drawn, and depend on the weights as they are and on the edits that were applied."""
 
     name = "Drawn"
-    modes: frozenset[Mode] = frozenset({"Instance-Sequential"})
+    modes = frozenset({"Instance-Sequential"})
     hparams = dict
 
-    def __init__(self, lm: LM) -> None:
-        self.lm, self.notes, self.calls = lm, {}, 0
+    def __init__(self, lm: LM, hp: None = None, seed: int = 0) -> None:
+        self.lm, self.known = lm, list[int]()
 
-    def deltas(self, edits: Sequence[Edit]) -> Deltas:
-        self.calls += 1
-        self.notes = {"calls": self.calls}
-        found = {}
+    def deltas(self, edits: Sequence[Edit]) -> tuple[Deltas, Notes]:
+        generator, found = torch.Generator().manual_seed(edits[0].index), {}
         for name in (NAME, OTHER) if edits[0].index else (NAME,):
             weight = self.lm.model.get_parameter(name)
-            found[name] = 0.01 * weight.detach() + 0.01 * torch.randn(weight.shape)
-        return found
+            found[name] = 0.01 * weight.detach() + 0.01 * torch.randn(weight.shape, generator=generator)
+        return found, {"known": list(self.known)}
+
+    def applied(self, edits: Sequence[Edit]) -> None:
+        self.known += [edit.index for edit in edits]
+
+    def state(self) -> dict[str, Tensor]:
+        return {"known": torch.tensor(self.known)}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        self.known = [int(index) for index in state.get("known", ())]
+
+
+class Counting(Random):
+    """Random, with a memory: how often each parameter was changed."""
+
+    name = "counting"
+
+    def __call__(self, change: Change, memory: dict[str, Tensor], generator: torch.Generator) -> Tensor:
+        memory[change.name] = memory.get(change.name, torch.zeros(())) + 1
+        return super().__call__(change, memory, generator)
 
 
 def editing(seed: int = 0, **rules: Any) -> Editing:
     lm = tiny("gpt2")
-    return Editing(lm, Drawn(lm), Rules(regularizer("random", 0.5), seed, **rules))
+    return Editing(lm, Drawn(lm), Rules(Counting(0.5), seed, **rules))
 
 
 def weights(lm: LM) -> dict[str, Tensor]:
@@ -85,6 +104,75 @@ def test_stopped_and_resumed_is_the_same_to_the_bit(stop: int, batches: list[lis
         again.step(batch)
     assert same(whole, again)
     assert whole.change() == again.change() and again.change().keys() == {NAME, OTHER}
+
+
+def test_what_is_drawn_is_of_the_seed_and_the_updates_number(batches: list[list[Edit]]) -> None:
+    """By (seed << 20) + number, and not from torch's own random state, which is left alone."""
+    run, state = editing(seed=3), torch.get_rng_state()
+    run.step(batches[0])
+    before = run.lm.model.get_parameter(NAME).detach().clone()
+    deltas, _ = run.editor.deltas(batches[1])
+    run.step(batches[1])
+    assert torch.equal(torch.get_rng_state(), state)
+    generator = torch.Generator().manual_seed((3 << 20) + 1)
+    wanted = before + keep_random(deltas[NAME], 0.5, generator)
+    assert torch.equal(run.lm.model.get_parameter(NAME), wanted)
+
+
+def test_the_regularisers_memory_is_of_the_updates_that_were_applied(batches: list[list[Edit]]) -> None:
+    run = editing(skip=True)
+    run.step(batches[0])
+    kept = run.memory[NAME]
+    run.rules = replace(run.rules, max_update=0.0)
+    run.step(batches[1])
+    assert len(run.refused) == 1 and run.memory == {NAME: kept} and float(kept) == 1
+    assert run.editor.state()["known"].tolist() == [0]  # and so are the edits that the editor knows of
+    run.rules = replace(run.rules, max_update=1000.0)
+    run.step(batches[2])
+    assert {name: int(count) for name, count in run.memory.items()} == {NAME: 2, OTHER: 1}
+    assert [update.notes for update in run.updates] == [{"known": []}, {"known": [0]}]
+
+
+@pytest.mark.parametrize("place", [None, "deltas", "add_", "applied", "probe"])
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, ZeroDivisionError])
+def test_undo(
+    place: str | None,
+    failure: type[BaseException],
+    batches: list[list[Edit]],
+    monkeypatch: pytest.MonkeyPatch,
+    unchanged: Callable[[LM], Callable[[], None]],
+) -> None:
+    """After whole updates, and after one that was broken off anywhere: as before the first, and again the same."""
+    run, fresh = editing(), editing()
+    with torch.no_grad():
+        for one in (run, fresh):
+            one.lm.model.get_parameter(NAME)[0, 0] = -0.0
+    check = unchanged(run.lm)
+    for batch in batches[:2]:
+        run.step(batch)
+
+    def half(model: Any, deltas: Deltas) -> None:
+        add_(model, {OTHER: deltas[OTHER]})
+        raise failure
+
+    def broken(*_: Any) -> None:
+        raise failure
+
+    if place is not None:
+        owner: Any = Drawn if place in ("deltas", "applied") else editing_module
+        with monkeypatch.context() as patch, pytest.raises(failure):
+            patch.setattr(owner, place, half if place == "add_" else broken)
+            run.step(batches[2])
+    record = run.updates
+    run.undo()
+    check()
+    assert str(float(run.lm.model.get_parameter(NAME)[0, 0])) == "-0.0"
+    assert run.whole and run.position == 0 and run.own == [] and run.unedited == run.memory == {}
+    assert len(record) >= 2  # what was handed out stays
+    for batch in batches:
+        run.step(batch)
+        fresh.step(batch)
+    assert same(run, fresh) and [u.notes for u in run.updates] == [u.notes for u in fresh.updates]
 
 
 def test_a_seed_draws_other_updates(batches: list[list[Edit]]) -> None:
@@ -206,7 +294,7 @@ def test_no_room_for_it(batches: list[list[Edit]], tmp_path: Path) -> None:
 def test_refused_updates_are_part_of_the_record(
     batches: list[list[Edit]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unchanged: Callable[[LM], Any]
 ) -> None:
-    def refuse(self: Drawn, edits: Sequence[Edit]) -> Deltas:
+    def refuse(self: Drawn, edits: Sequence[Edit]) -> tuple[Deltas, Notes]:
         if edits[0].index == 1:
             raise EditRefused("a reason")
         return whole(self, edits)

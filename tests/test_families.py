@@ -18,6 +18,7 @@ from core.lm.generate import complete
 from core.lm.model import LM, PATHS, paths_of
 from core.lm.weights import add_, preserved
 from core.types import Deltas, Edit
+from editors._moments import load
 from editors.kn import KN, KNSettings
 from editors.memit import MEMIT
 from editors.mend import MEND
@@ -57,7 +58,7 @@ def test_rome_equals_its_twin_and_raises_the_target(family: str, edits, unchange
     lm = tiny(family)
     check, editor = unchanged(lm), ROME(lm, SETTINGS)
     for edit in edits[:2]:
-        deltas, wanted = editor.deltas([edit]), naive_rome.deltas(lm, edit, SETTINGS, TEMPLATES)
+        deltas, wanted = editor.deltas([edit])[0], naive_rome.deltas(lm, edit, SETTINGS, TEMPLATES)
         for name, delta in wanted.items():
             assert (deltas[name] - delta).abs().max() <= 1e-4 * delta.abs().max()
         (before,), (after,) = around(lm, deltas, [edit])
@@ -72,7 +73,8 @@ def test_memit_equals_its_twin_and_raises_the_target(family: str, edits, unchang
     strong = dict(v_num_grad_steps=12, v_lr=0.1, v_weight_decay=0.0, clamp_norm_factor=40.0, mom2_update_weight=1e-6)
     hp = test_memit.settings(tmp_path, layers=(1,), context_templates=("{}",), **strong)
     check, editor = unchanged(lm), MEMIT(lm, hp)
-    deltas, wanted = editor.deltas(edits[:2]), naive_memit.deltas(lm, hp, ("{}",), hp.moments(lm), edits[:2])
+    deltas, moments = editor.deltas(edits[:2])[0], load(lm, hp.layers, hp.corpus)
+    wanted = naive_memit.deltas(lm, hp, ("{}",), moments, edits[:2])
     for name, delta in wanted.items():
         assert (deltas[name] - delta).abs().max() <= 1e-3 * delta.abs().max()
     before, after = around(lm, deltas, edits[:2])
@@ -86,7 +88,7 @@ def test_kn_equals_its_twin_and_changes_the_old_answer(family: str, edits, uncha
     check, editor = unchanged(lm), KN(lm, hp)
     wanted = naive_kn.scores(lm, hp, edits[0])
     assert (editor.scores(edits[0]) - wanted).abs().max() <= 1e-4 * wanted.abs().max() + 1e-12
-    before, after = around(lm, editor.deltas(edits[:1]), [dataclasses.replace(edits[0], target=edits[0].old)])
+    before, after = around(lm, editor.deltas(edits[:1])[0], [dataclasses.replace(edits[0], target=edits[0].old)])
     assert after != pytest.approx(before, rel=1e-3)
     check()
 
@@ -97,7 +99,7 @@ def test_mend_is_the_gradient_and_raises_the_target(family: str, edits, unchange
     lm = tiny(family)
     hp = test_mend.settings(lm, norm=False, edit_lr=-0.01, archive_dir=str(tmp_path))
     test_mend.archived(lm, hp, seeded(shapes_of(lm, hp.inner_params), hp))
-    check, deltas = unchanged(lm), MEND(lm, hp).deltas(edits[:1])
+    check, deltas = unchanged(lm), MEND(lm, hp).deltas(edits[:1])[0]
     for name, gradient in test_mend.gradient(lm, hp, edits[:1]).items():
         torch.testing.assert_close(deltas[name], -0.01 * gradient, rtol=1e-4, atol=1e-6)
     before, after = around(lm, deltas, edits[:1])
@@ -140,6 +142,6 @@ def test_neurons_that_never_fire_have_moments_to_solve_with(tmp_path) -> None:
     """Behind OPT's ReLU a neuron may be silent all over the corpus: its row and column of C are 0."""
     lm = tiny("opt")
     lm.model.get_parameter(f"{lm.mlp_in(1)}.bias")[5] = -1e3
-    c = test_memit.settings(tmp_path, layers=(1,)).moments(lm)[1]
+    c = load(lm, (1,), test_memit.settings(tmp_path, layers=(1,)).corpus)[1]
     assert c[5].tolist() == [float(i == 5) for i in range(48)]
     assert torch.linalg.matrix_rank(c) == 48

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from conftest import ROOT
 from torch import Tensor
 
-from core.lm.forward import resume
+from core.lm.forward import final_states, resume
 from core.lm.hooks import replaced, trace
 from core.lm.model import LM
 from core.lm.tokens import Padded, encode, pad
@@ -130,3 +131,16 @@ def test_blocks_below_are_not_run_and_all_are_put_back(lm: LM) -> None:
         points[2].run()
     assert not any("forward" in vars(module) for module in lm.model.modules())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in lm.model.modules())
+
+
+@pytest.mark.parametrize("aligned", [True, False])
+def test_final_states_are_those_of_the_base_model(lm: LM, aligned: bool) -> None:
+    tokens, _ = tokens_of(lm, aligned)
+    with torch.no_grad():
+        assert torch.equal(final_states(lm, tokens), whole(lm, tokens))
+
+
+def test_only_one_place_runs_the_model_for_hidden_states() -> None:
+    places = [path for path in ROOT.rglob("*.py") if {"tests", ".venv"}.isdisjoint(path.relative_to(ROOT).parts)]
+    callers = {str(path.relative_to(ROOT)) for path in places if "base_model(" in path.read_text(encoding="utf-8")}
+    assert callers == {"core/lm/forward.py"}

@@ -80,7 +80,7 @@ def test_an_update_or_a_refusal(name: str, tmp_path: Path) -> None:
         try:
             with h.soon():
                 probe(lm, [edit, GOOD])
-                deltas = editor.deltas([edit])
+                deltas = editor.deltas([edit])[0]
                 with preserved(lm.model, deltas):
                     add_(lm.model, deltas)
                     probe(lm, [edit])

@@ -25,7 +25,7 @@ def test_golden(record: int, file: str) -> None:
     lm = load(GOLDEN / "models/gpt2-tiny", "gpt2-tiny")
     r = json.loads((case / "zsre.json").read_text())[record]
     editor = KN(lm, hparams.load(KNSettings, case / "hparams.yaml"))
-    deltas = editor.deltas([Edit(r["src"], r["subject"], r["alt"], r["pred"])])
+    deltas, notes = editor.deltas([Edit(r["src"], r["subject"], r["alt"], r["pred"])])
     expected = load_file(case / f"expected/{file}.safetensors")
     assert deltas.keys() == expected.keys()
     for name, weight in expected.items():
@@ -33,7 +33,7 @@ def test_golden(record: int, file: str) -> None:
         assert (deltas[name] - wanted).abs().max() <= 1e-3 * wanted.abs().max()
     numbers = json.loads((case / "expected/numbers.json").read_text())["edits"]
     coarse = next(edit["coarse"] for edit in numbers if edit["record"] == record)
-    assert [neuron[:2] for neuron in editor.notes["neurons"]] == coarse
+    assert [neuron[:2] for neuron in notes["neurons"]] == coarse
 
 
 @pytest.mark.parametrize(
@@ -53,19 +53,18 @@ def test_new_rows(lm: LM, edits, unchanged, target: str, factor: int) -> None:
     """Row of a neuron += sum E[t] - factor sum E[y], y the model's own greedy tokens; all other rows stay."""
     check = unchanged(lm)
     edit = dataclasses.replace(edits[0], target=target)
-    editor = KN(lm, SETTINGS)
-    deltas = editor.deltas([edit])
+    deltas, notes = KN(lm, SETTINGS).deltas([edit])
     new, prompt = continuation(lm, target), encode(lm, edit.prompt)
     assert (len(new) == 1) == (factor == 2)
     for _ in new:
         prompt.append(int(naive.logits(lm, [prompt])[0].argmax()))
     embed = lm.model.get_input_embeddings().weight
     row = embed[new].sum(0) - factor * embed[prompt[-len(new) :]].sum(0)
-    assert editor.notes["neurons"]
+    assert notes["neurons"]
     for name, delta in deltas.items():
         layer = next(i for i in range(lm.n_layers) if name == f"{lm.mlp_out(i)}.weight")
         rows = orient(lm.module(lm.mlp_out(layer)), delta).T  # (f, d)
-        mine = [index for at, index, _ in editor.notes["neurons"] if at == layer]
+        mine = [index for at, index, _ in notes["neurons"] if at == layer]
         torch.testing.assert_close(rows[mine], row.expand(len(mine), -1))
         rest = [i for i in range(len(rows)) if i not in mine]
         assert not rows[rest].any()
@@ -76,9 +75,8 @@ def test_threshold_is_a_share_of_the_largest_score(edits) -> None:
     lm = tiny("gpt2")
     scores = KN(lm, SETTINGS).scores(edits[0])
     for threshold in (0.2, 0.7):
-        editor = KN(lm, dataclasses.replace(SETTINGS, adaptive_threshold=threshold))
-        editor.deltas(edits[:1])
-        assert len(editor.notes["neurons"]) == int((scores > threshold * scores.max()).sum())
+        _, notes = KN(lm, dataclasses.replace(SETTINGS, adaptive_threshold=threshold)).deltas(edits[:1])
+        assert len(notes["neurons"]) == int((scores > threshold * scores.max()).sum())
 
 
 def test_switches_without_a_meaning_are_refused() -> None:

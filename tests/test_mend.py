@@ -14,7 +14,9 @@ from torch import Tensor
 
 from core import hparams
 from core.errors import UserError
+from core.lm.forward import final_states
 from core.lm.model import LM, load, orient
+from core.lm.reads import Reads
 from core.lm.tokens import Padded
 from core.lm.weights import add_, preserved
 from core.types import Edit
@@ -22,7 +24,7 @@ from edit_sets.zsre import EDIT_SET
 from editors import mend
 from editors.mend import MEND
 from editors.mend import archive as archive
-from editors.mend.factors import Asked, ask, edited, gradient_factors, shapes_of
+from editors.mend.factors import edited, gradient_factors, reads_of, shapes_of
 from editors.mend.network import Factors, Network, Statistics, seeded
 from editors.mend.outcome import outcome
 from editors.mend.settings import BEST, MENDSettings
@@ -68,19 +70,17 @@ def relative(found: Tensor, wanted: Tensor) -> float:
     return float((found - wanted).norm() / wanted.norm())
 
 
-def batch_factors(lm: LM, asked: Asked, names: list[str]) -> tuple[Tensor, dict[str, Factors]]:
+def batch_factors(lm: LM, reads: Reads, names: list[str]) -> tuple[Tensor, dict[str, Factors]]:
     def loss() -> Tensor:
-        t = asked.tokens
-        hidden = lm.model.base_model(t.ids, attention_mask=t.mask, position_ids=t.positions).last_hidden_state
-        return asked.nll(asked.logp(lm, hidden)).mean()
+        return -reads.wanted(reads.logp(lm, final_states(lm, reads.tokens))).mean()
 
-    return gradient_factors(lm, names, loss, torch.arange(len(asked.tokens.ids)))
+    return gradient_factors(lm, names, loss, torch.arange(len(reads.tokens.ids)))
 
 
 def test_factors_are_the_weight_gradient(lm: LM, edits: list[Edit], unchanged: Check) -> None:
     """sum_r g_r x_r^T over a padded batch == autograd's gradient of the same loss, edits one by one without pads."""
     check, hp = unchanged(lm), settings(lm)
-    loss, factors = batch_factors(lm, ask(lm, [(e.prompt, e.target) for e in edits]), list(hp.inner_params))
+    loss, factors = batch_factors(lm, reads_of(lm, [(e.prompt, e.target) for e in edits]), list(hp.inner_params))
     assert loss == pytest.approx(float(naive.edit_loss(lm, edits, {})), rel=1e-5)
     for name, wanted in gradient(lm, hp, edits).items():
         found = orient(lm.module(name.removesuffix(".weight")), factors[name].product())
@@ -109,12 +109,12 @@ def test_fresh_network_without_norm_steps_along_the_gradient(
     hp = settings(lm, norm=False, edit_lr=0.3, lr_scale=2.0, archive_dir=str(tmp_path), **VARIANTS[variant])
     archived(lm, hp, seeded(shapes_of(lm, hp.inner_params), hp))
     editor, check = MEND(lm, hp), unchanged(lm)
-    deltas = editor.deltas(edits)
+    deltas, notes = editor.deltas(edits)
     check()
     for name, wanted in gradient(lm, hp, edits).items():
         assert deltas[name].shape == wanted.shape
         torch.testing.assert_close(deltas[name], 0.6 * wanted, rtol=1e-5, atol=1e-6)
-    assert editor.notes["edit_loss_before"] == pytest.approx(float(naive.edit_loss(lm, edits, {})), rel=1e-5)
+    assert notes["edit_loss_before"] == pytest.approx(float(naive.edit_loss(lm, edits, {})), rel=1e-5)
 
 
 def test_one_sided_transforms_the_narrower_factor(lm: LM) -> None:
@@ -172,15 +172,11 @@ def test_statistics_are_those_of_all_rows() -> None:
 def test_edited_is_the_model_with_the_update_added(lm: LM, edits: list[Edit]) -> None:
     """Rows of two updates in one batch, each with its own, against the weights really changed."""
     hp = settings(lm, norm=False, edit_lr=0.5)
-    asked = ask(lm, [(e.prompt, e.target) for e in edits])
-    factors = batch_factors(lm, asked, list(hp.inner_params))[1]
-    tokens, owner = asked.tokens, torch.tensor([2, 0, 2, 1])
-
-    def hidden(t: Padded) -> Tensor:
-        return lm.model.base_model(t.ids, attention_mask=t.mask, position_ids=t.positions).last_hidden_state
-
+    reads = reads_of(lm, [(e.prompt, e.target) for e in edits])
+    factors = batch_factors(lm, reads, list(hp.inner_params))[1]
+    tokens, owner = reads.tokens, torch.tensor([2, 0, 2, 1])
     with edited(lm, factors, owner):
-        found = hidden(tokens)
+        found = final_states(lm, tokens)
     for row, update in enumerate(owner.tolist()):
         deltas = {}
         for name, f in factors.items():
@@ -188,7 +184,7 @@ def test_edited_is_the_model_with_the_update_added(lm: LM, edits: list[Edit]) ->
             deltas[name] = orient(lm.module(name.removesuffix(".weight")), mine.product())
         with preserved(lm.model, deltas):
             add_(lm.model, deltas)
-            alone = hidden(tokens.rows(torch.tensor([row])))
+            alone = final_states(lm, tokens.rows(torch.tensor([row])))
         kept = tokens.mask[row].bool()
         torch.testing.assert_close(found[row][kept], alone[0][kept], rtol=1e-4, atol=1e-5)
 
@@ -234,13 +230,13 @@ def test_golden(tag: str) -> None:
     lm = load(GOLDEN / "models/gpt2-tiny", "gpt2-tiny", "cpu")
     hp = hparams.load(MENDSettings, CASE / "hparams.yaml")
     records = EDIT_SET.records(CASE / "zsre.json")
-    asked = ask(lm, [(e.prompt, e.target) for e in (records[i] for i in (0, 1, 3))])
-    t = asked.tokens
-    slipped = Asked(
+    reads = reads_of(lm, [(e.prompt, e.target) for e in (records[i] for i in (0, 1, 3))])
+    t = reads.tokens
+    slipped = Reads(
         Padded(t.ids, t.mask, torch.arange(t.ids.shape[1]).expand_as(t.ids)),
         *(
             torch.cat([part, torch.tensor([more])])
-            for part, more in ((asked.row, 2), (asked.column, 7), (asked.token, 0))
+            for part, more in ((reads.row, 2), (reads.column, 7), (reads.token, 0))
         ),
     )
     with torch.no_grad():
@@ -256,10 +252,10 @@ def test_a_large_batch_is_read_in_parts(
     hp = settings(lm, archive_dir=str(tmp_path))
     archived(lm, hp, network(lm, hp))
     editor = MEND(lm, hp)
-    whole, loss = editor.deltas(edits), editor.notes["edit_loss_before"]
+    whole, notes = editor.deltas(edits)
     monkeypatch.setitem(mend.BATCH_TOKENS, "cpu", 50)
-    parts = editor.deltas(edits)
-    assert editor.notes["edit_loss_before"] == pytest.approx(loss, rel=1e-5)
+    parts, of_parts = editor.deltas(edits)
+    assert of_parts["edit_loss_before"] == pytest.approx(notes["edit_loss_before"], rel=1e-5)
     for name, delta in whole.items():
         assert relative(parts[name], delta) < 1e-4
 
@@ -273,7 +269,7 @@ def test_edits_in_sequence_and_in_bfloat16(edits: list[Edit], tmp_path: Path) ->
     again = tiny("llama")
     editor = MEND(again, hp)
     again.model.to(torch.bfloat16)
-    assert all(d.dtype == torch.float32 and d.isfinite().all() for d in editor.deltas(edits).values())
+    assert all(d.dtype == torch.float32 and d.isfinite().all() for d in editor.deltas(edits)[0].values())
 
 
 def test_weights_are_matched_by_name(lm: LM, edits: list[Edit], tmp_path: Path) -> None:
@@ -281,7 +277,7 @@ def test_weights_are_matched_by_name(lm: LM, edits: list[Edit], tmp_path: Path) 
     hp = settings(lm, archive_dir=str(tmp_path))
     archived(lm, hp, network(lm, hp))
     turned = dataclasses.replace(hp, inner_params=hp.inner_params[::-1])
-    one, other = MEND(lm, hp).deltas(edits), MEND(lm, turned).deltas(edits)
+    one, other = MEND(lm, hp).deltas(edits)[0], MEND(lm, turned).deltas(edits)[0]
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 

@@ -46,7 +46,7 @@ def success(lm: LM, hp: MENDSettings, edits: list[Edit]) -> float:
     """Share of greedy answers that are the target, each after its edit alone."""
     editor, found = MEND(lm, hp), []
     for edit in edits:
-        deltas = editor.deltas([edit])
+        deltas = editor.deltas([edit])[0]
         with preserved(lm.model, deltas):
             add_(lm.model, deltas)
             found += quality.probe(lm, [edit])

@@ -46,7 +46,7 @@ def test_commands_parse(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("experiment.run.find_model", stop)
     tasks, editors = discover("tasks", "TASK"), discover("editors", "EDITOR")
-    plugins = cli.Plugins(tasks, editors, ("rect",), lambda name, keep: lambda w, d: d)
+    plugins = cli.Plugins(tasks, editors, ("rect",), lambda name, given: None)
     with pytest.raises(Reached):
         cli.test_task(tasks) if argv[0] == "test-task.py" else cli.test_task_after(plugins)
 
@@ -54,7 +54,7 @@ def test_commands_parse(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_flag_is_in_the_readme(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["test-task-after.py", "--help"])
     with pytest.raises(SystemExit):
-        cli.test_task_after(cli.Plugins({}, {}, (), lambda name, keep: lambda w, d: d))
+        cli.test_task_after(cli.Plugins({}, {}, (), lambda name, given: None))
     flags = set(re.findall(r"--[a-z-]+", capsys.readouterr().out)) - {"--help"}
     assert flags and {flag for flag in flags if f"`{flag}" not in README} == set()
 
@@ -74,7 +74,7 @@ def test_the_editor_example_edits() -> None:
     lm = tiny("gpt2")
     editor = example("EDITOR").EDITOR
     edit = Edit("London is in", "London", "Italy", "England")
-    (name, delta), *_ = editor(lm, editor.hparams()).deltas([edit]).items()
+    (name, delta), *_ = editor(lm, editor.hparams()).deltas([edit])[0].items()
     assert delta.shape == lm.model.get_parameter(name).shape and delta.any()
 
 

@@ -1,10 +1,10 @@
 """Plug-ins are found by their files; and what every editor promises, tried on each of them for each model family."""
 
 import dataclasses
+import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +17,8 @@ from core import hparams
 from core.errors import UserError
 from core.lm.model import LM
 from core.registry import discover, pick
-from core.types import Edit, Mode
+from core.types import Change, Deltas, Edit, Editor, Mode, Notes
+from editors.regularizers import Share
 from experiment.cli import MODES
 from experiment.editing import edit_model
 from experiment.quality import probe
@@ -114,6 +115,8 @@ def test_an_editor_says_what_it_is(name: str) -> None:
     assert editor.modes <= set(MODES)
     assert dataclasses.is_dataclass(editor.hparams)
     assert editor.hparams.__dataclass_params__.frozen
+    assert Editor in editor.__mro__
+    assert editor.edit_batch == ("edit_batch" in {field.name for field in dataclasses.fields(editor.hparams)})
 
 
 @each_editor
@@ -134,7 +137,7 @@ def test_deltas_leave_the_model_bit_identical(
 @each_editor
 def test_deltas_are_finite_changes_of_parameters(name: str, lm: LM, edits: list[Edit], tmp_path: Path) -> None:
     editor = make(name, lm, tmp_path)
-    deltas = editor.deltas(batch_for(editor, edits))
+    deltas, notes = editor.deltas(batch_for(editor, edits))
     parameters = dict(lm.model.named_parameters())
     assert deltas
     for path, delta in deltas.items():
@@ -143,7 +146,7 @@ def test_deltas_are_finite_changes_of_parameters(name: str, lm: LM, edits: list[
         assert delta.isfinite().all()
         assert delta.any()
         assert not delta.requires_grad
-    assert isinstance(editor.notes, dict)
+    assert json.loads(json.dumps(notes)) == notes  # as they are to be in the result file
 
 
 @each_editor
@@ -151,9 +154,60 @@ def test_deltas_are_deterministic(name: str, edits: list[Edit], tmp_path: Path) 
     found = []
     for _ in range(2):
         editor = make(name, tiny("llama"), tmp_path)
-        found.append(editor.deltas(batch_for(editor, edits)))
+        found.append(editor.deltas(batch_for(editor, edits))[0])
     assert found[0].keys() == found[1].keys()
     assert all(torch.equal(found[0][path], found[1][path]) for path in found[0])
+
+
+@each_editor
+def test_torchs_own_random_state_plays_no_part(name: str, edits: list[Edit], tmp_path: Path) -> None:
+    """Neither is it drawn from nor seeded; the seed of the constructor decides what is drawn."""
+    lm, found = tiny("gpt2"), []
+    for state in (1, 2):
+        torch.manual_seed(state)
+        before = torch.get_rng_state()
+        editor = make(name, lm, tmp_path)
+        found.append(editor.deltas(batch_for(editor, edits))[0])
+        assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(found[0][path], found[1][path]) for path in found[0])
+
+
+@each_editor
+def test_a_new_start_is_a_new_editor(name: str, edits: list[Edit], tmp_path: Path) -> None:
+    """load_state: with what `state` returned another editor goes on, with nothing this one starts anew."""
+    lm = tiny("gpt2")
+    editor, other = make(name, lm, tmp_path), make(name, lm, tmp_path)
+    batches = [[edit] for edit in edits[:2]]
+    first = editor.deltas(batches[0])[0]
+    editor.applied(batches[0])
+    state = editor.state()
+    assert all(isinstance(tensor, torch.Tensor) for tensor in state.values())
+    other.load_state(state)
+    second, again = (one.deltas(batches[1])[0] for one in (editor, other))
+    assert second.keys() == again.keys() and all(torch.equal(second[path], again[path]) for path in second)
+    editor.load_state({})
+    assert editor.state().keys() == make(name, lm, tmp_path).state().keys()
+    anew = editor.deltas(batches[0])[0]
+    assert first.keys() == anew.keys() and all(torch.equal(first[path], anew[path]) for path in first)
+
+
+@each_editor
+def test_suggested_settings_fit_the_model(name: str, lm: LM) -> None:
+    """Settings of a model of 30 layers, made to fit one of four whose facts are in layer 1."""
+    kind = EDITORS[name]
+    template = hparams.load(kind.hparams, ROOT / f"hparams/{name}/smollm2-135m.yaml")
+    values = {field.name: getattr(template, field.name) for field in dataclasses.fields(template)}
+    before, found = dict(values), kind.suggested(values, lm, 1)
+    assert values == before and found.keys() == values.keys()
+    changed = {key for key in values if found[key] != values[key]}
+    assert changed <= {"layers", "v_loss_layer", "inner_params"}
+    hp = kind.hparams(**found)
+    if "layers" in values:
+        hp.check(lm)
+        assert max(found["layers"]) == max(1, len(found["layers"]) - 1)
+        assert found["v_loss_layer"] == 3
+    for weight in found.get("inner_params", ()):
+        assert lm.model.get_parameter(weight).dim() == 2
 
 
 @each_editor
@@ -199,33 +253,50 @@ def test_batches(mode: Mode, size: int | None, wanted: list[list[int]]) -> None:
     assert [[edit.index for edit in batch] for batch in batches(edits, mode, size)] == wanted
 
 
+class Given(Editor):
+    """An editor that returns what `hp` does, and keeps a record of its calls."""
+
+    name, modes = "Given", frozenset({"Instance-Sequential"})
+
+    def __init__(self, lm: LM, hp: Callable[[], Deltas], seed: int = 0) -> None:
+        self.make, self.record = hp, list[Any]()
+
+    def deltas(self, edits: Sequence[Edit]) -> tuple[Deltas, Notes]:
+        self.record.append([edit.index for edit in edits])
+        return self.make(), {"calls": sum(isinstance(entry, list) for entry in self.record)}
+
+    def applied(self, edits: Sequence[Edit]) -> None:
+        self.record.append(("applied", [edit.index for edit in edits]))
+
+
 def test_each_update_is_made_on_the_result_of_the_one_before(edits: list[Edit]) -> None:
     """An editor that doubles a weight: 4 updates make 16 times the weight; each sees what the last one left."""
     lm = tiny("gpt2")
     path = f"{lm.mlp_out(0)}.weight"
     start = lm.model.get_parameter(path).clone()
-    double = SimpleNamespace(
-        name="Double", notes={"x": 1}, deltas=lambda batch: {path: lm.model.get_parameter(path).clone()}
-    )
+    double = Given(lm, lambda: {path: lm.model.get_parameter(path).clone()})
     done, own = edit_model(lm, double, list(batches(edits, "Instance-Sequential")))
     assert torch.equal(lm.model.get_parameter(path), 16 * start)
     norm = float(start.norm())
     assert [update.norms[path] for update in done] == pytest.approx([norm, 2 * norm, 4 * norm, 8 * norm], rel=1e-5)
-    assert [update.notes for update in done] == [{"x": 1}] * 4
+    assert [update.notes for update in done] == [{"calls": n} for n in (1, 2, 3, 4)]
+    assert double.record == [entry for i in range(4) for entry in ([i], ("applied", [i]))]
     assert own[3] == probe(lm, [edits[3]])[0]
 
 
-def test_the_regulariser_sees_the_weight_as_it_is_now(edits: list[Edit]) -> None:
+def test_the_regulariser_sees_the_weight_now_and_unedited(edits: list[Edit]) -> None:
     lm, seen = tiny("gpt2"), []
     path = f"{lm.mlp_out(0)}.weight"
     lm.model.get_parameter(path).fill_(1.0)
-    ones = SimpleNamespace(name="One", notes={}, deltas=lambda batch: {path: torch.ones(128, 32)})
 
-    def half(weight: torch.Tensor, delta: torch.Tensor) -> torch.Tensor:
-        seen.append(float(weight[0, 0]))
-        return delta / 2
+    class Half(Share):
+        name = "half"
 
-    done, _ = edit_model(lm, ones, [edits[:1], edits[1:2]], half)
-    assert seen == [1.0, 1.5]
+        def __call__(self, change: Change, memory: dict[str, Any], generator: torch.Generator) -> torch.Tensor:
+            seen.append((change.name, float(change.weight[0, 0]), float(change.unedited[0, 0])))
+            return change.delta / 2
+
+    done, _ = edit_model(lm, Given(lm, lambda: {path: torch.ones(128, 32)}), [edits[:1], edits[1:2]], Half())
+    assert seen == [(path, 1.0, 1.0), (path, 1.5, 1.0)]
     assert float(lm.model.get_parameter(path)[0, 0]) == 2.0
     assert done[0].norms[path] == pytest.approx(0.5 * math.sqrt(128 * 32))

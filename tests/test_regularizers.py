@@ -1,11 +1,134 @@
-"""Regularisers: exactly round(k n) entries, the right ones, ties and infinities included."""
+"""Regularisers: what each of the table promises; exactly round(k n) entries, the right ones, ties included."""
 
+import dataclasses
 import math
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from editors.regularizers import NAMES, _kth_largest, count, keep_top, pca, rect, regularizer
+from core.errors import UserError
+from core.types import Change
+from editors.regularizers import REGULARIZERS, _kth_largest, count, keep_random, keep_top, make, pca, rect
+
+each = pytest.mark.parametrize("name", REGULARIZERS)
+
+
+def change(seed: int = 0) -> Change:
+    generator = torch.Generator().manual_seed(seed)
+    weight, delta, unedited = torch.randn(3, 31, 17, generator=generator)
+    return Change("w", weight, delta + 3, unedited)  # no zero in the delta
+
+
+def applied(rule: Any, of: Change, memory: dict[str, Tensor] | None = None, seed: int = 0) -> Tensor:
+    found: Tensor = rule(of, {} if memory is None else memory, torch.Generator().manual_seed(seed))
+    return found
+
+
+# --- what every row of the table promises ---------------------------------------------------------------------------
+
+
+@each
+def test_a_regulariser_says_what_it_is(name: str) -> None:
+    kind = REGULARIZERS[name]
+    assert kind.name == name
+    assert kind.__dataclass_params__.frozen
+    rule = make(name, {})
+    assert rule == kind()
+    assert rule.settings() == {"name": name, **dataclasses.asdict(rule)}
+    assert rule.label.startswith(name.upper()) and rule.label.replace(".", "").isalnum()
+
+
+@each
+def test_its_parameters_can_be_given_as_text(name: str) -> None:
+    values = dataclasses.asdict(REGULARIZERS[name]())
+    text = ",".join(f"{key}={value}" for key, value in values.items())
+    assert make(f"{name}:{text}" if text else name, {}) == make(name, values) == make(name, {})
+    with pytest.raises(UserError, match=f"^regularizer {name}: unknown key 'kep'"):
+        make(f"{name}:kep=0.4", {})
+    for key in values:
+        with pytest.raises(UserError, match=f"^regularizer {name}: {key}: expected .*, found"):
+            make(f"{name}:{key}=x=y", {})
+
+
+@each
+def test_it_returns_a_delta_and_changes_nothing(name: str) -> None:
+    """Of the delta's shape and type, finite; the same from the same generator, whatever torch's own random state."""
+    of, rule, before, kept = change(), make(name, {}), change(), []
+    for state in (1, 2):
+        torch.manual_seed(state)
+        own, memory = torch.get_rng_state(), dict[str, Tensor]()
+        kept.append([applied(rule, of, memory, seed) for seed in (5, 6)])
+        assert torch.equal(torch.get_rng_state(), own)
+        assert all(isinstance(tensor, Tensor) for tensor in memory.values())
+    for found in kept[0]:
+        assert found.shape == of.delta.shape and found.dtype == of.delta.dtype
+        assert found.isfinite().all() and found.any()
+    assert all(torch.equal(one, other) for one, other in zip(*kept, strict=True))
+    for field in ("weight", "delta", "unedited"):
+        assert torch.equal(getattr(of, field), getattr(before, field))
+
+
+# --- those that keep a share ----------------------------------------------------------------------------------------
+
+
+def test_labels_and_settings_are_those_of_result_files() -> None:
+    rule = make("rect", {"keep": 0.4})
+    assert rule is not None and rule.label == "RECT40" and rule.settings() == {"name": "rect", "keep": 0.4}
+    labels = [found.label for found in (make("pca", {"keep": 0.125}), make("random", {"keep": 1})) if found]
+    assert labels == ["PCA12.5", "RANDOM100"]
+
+
+def test_none_is_no_regulariser() -> None:
+    assert make("none", {}) is make("none", {"keep": 0.4}) is None
+    with pytest.raises(UserError, match=r"^regularizer none: takes no parameters, found keep=0.4$"):
+        make("none:keep=0.4", {})
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "message"),
+    [
+        ("rekt", {}, r"^unknown regularizer 'rekt': did you mean 'rect'\?; known: none, rect, random, pca, magnitude$"),
+        ("rect", {"keeep": 0.4}, r"^regularizer rect: unknown key 'keeep': did you mean 'keep'\?"),
+        ("rect", {"keep": "much"}, r"^regularizer rect: keep: expected float, found 'much'"),
+        ("rect", {"keep": 0}, r"^regularizer rect: keep: expected a share in \(0, 1\], found 0$"),
+        ("rect:keep=1.5", {}, r"^regularizer rect: keep: expected a share in \(0, 1\], found 1.5$"),
+        ("rect:", {}, "^regularizer rect: unknown key ''"),
+        ("rect:keep", {}, "^regularizer rect: keep: expected float, found ''"),
+    ],
+)
+def test_what_cannot_be_made(name: str, given: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make(name, given)
+
+
+def test_text_comes_before_what_is_given() -> None:
+    assert make("rect:keep=2e-1", {"keep": 0.4}) == make("rect", {"keep": 0.2}) != make("rect", {"keep": 0.4})
+
+
+@pytest.mark.parametrize("keep", [0.01, 0.2, 0.4, 0.777, 1.0])
+@pytest.mark.parametrize("name", ["rect", "random", "magnitude"])
+def test_exactly_that_many_entries_stay(name: str, keep: float) -> None:
+    of = change()
+    kept = applied(make(name, {"keep": keep}), of)
+    assert int((kept != 0).sum()) == count(keep, of.delta.numel())
+    assert torch.equal(kept[kept != 0], of.delta[kept != 0])
+
+
+@pytest.mark.parametrize("name", ["rect", "random", "pca", "magnitude"])
+def test_whole_share_changes_nothing(name: str) -> None:
+    of = change()
+    torch.testing.assert_close(applied(make(name, {"keep": 1.0}), of), of.delta)
+
+
+def test_random_draws_from_its_generator() -> None:
+    """The entries that torch.rand names with that seed, which is what earlier versions drew; then others."""
+    delta, generator = torch.ones(20, 20), torch.Generator().manual_seed(1)
+    one, two = (keep_random(delta, 0.4, generator) for _ in range(2))
+    torch.manual_seed(1)
+    assert torch.equal(one, keep_top(delta, torch.rand(20, 20), 0.4))
+    assert not torch.equal(one, two)
 
 
 @pytest.mark.parametrize(
@@ -20,16 +143,8 @@ def test_rect_keeps_the_largest_relative_changes() -> None:
     delta = torch.tensor([[0.5, -2.0, 1.0], [0.1, 1e-3, 0.0]])  # |D / W|: .5 1 .25 / .1 1e5 0
     assert rect(weight, delta, 0.34).tolist() == [[0.0, -2.0, 0.0], [0.0, pytest.approx(1e-3), 0.0]]
     assert rect(weight, delta, 0.5).tolist() == [[0.5, -2.0, 0.0], [0.0, pytest.approx(1e-3), 0.0]]
-
-
-@pytest.mark.parametrize("keep", [0.01, 0.2, 0.4, 0.777, 1.0])
-@pytest.mark.parametrize("name", ["rect", "random", "magnitude"])
-def test_exactly_that_many_entries_stay(name: str, keep: float) -> None:
-    torch.manual_seed(3)
-    weight, delta = torch.randn(31, 17), torch.randn(31, 17) + 3  # no zero in it
-    kept = regularizer(name, keep)(weight, delta)
-    assert int((kept != 0).sum()) == count(keep, delta.numel())
-    assert torch.equal(kept[kept != 0], delta[kept != 0])
+    rule = make("rect", {"keep": 0.5})  # relative to the weight now, not the unedited one
+    assert torch.equal(applied(rule, Change("w", weight, delta, torch.ones(2, 3))), rect(weight, delta, 0.5))
 
 
 @pytest.mark.parametrize("k", [1, 2, 5, 6, 11, 12])
@@ -53,21 +168,3 @@ def test_pca_is_the_best_approximation() -> None:
     assert torch.linalg.matrix_rank(low) == 2
     s = torch.linalg.svdvals(delta)
     assert math.isclose(float((delta - low).norm()), float(s[2:].norm()), rel_tol=1e-5)
-
-
-def test_random_is_seeded_and_moves_on() -> None:
-    delta = torch.ones(20, 20)
-    rule = regularizer("random", 0.4)
-    torch.manual_seed(1)
-    one, two = rule(delta, delta), rule(delta, delta)
-    assert not torch.equal(one, two)
-    torch.manual_seed(1)
-    assert torch.equal(one, rule(delta, delta))
-    torch.manual_seed(2)
-    assert not torch.equal(one, rule(delta, delta))
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_whole_share_changes_nothing(name: str) -> None:
-    weight, delta = torch.randn(6, 4), torch.randn(6, 4)
-    torch.testing.assert_close(regularizer(name, 1.0)(weight, delta), delta)

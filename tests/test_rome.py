@@ -19,8 +19,9 @@ from core.lm.tokens import in_template
 from core.lm.weights import add_
 from core.types import Deltas, Edit
 from editors import _value, rome
+from editors._moments import factorise, load
 from editors._value import context_templates, optimise
-from editors.rome import ROME, ROMESettings
+from editors.rome import ROME, ROMESettings, rank_one
 
 TEMPLATES = ("{}", "The first day. {}", "In this section, the text says that. {}", "Therefore it is. {}")
 
@@ -72,7 +73,7 @@ def spied(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
 def test_the_edited_projection_maps_the_key_to_the_value(lm: LM, edits: list[Edit], monkeypatch: Any) -> None:
     """(W + delta) k + b = v*, for Conv1D (gpt2, stored f x d) and Linear (gptj with and llama without bias)."""
     edit, calls = edits[0], spied(monkeypatch)
-    ((name, delta),) = ROME(lm, settings()).deltas([edit]).items()
+    ((name, delta),) = ROME(lm, settings()).deltas([edit])[0].items()
     key, _ = through(lm, edit, 1)
     weight = lm.model.get_parameter(name) + delta
     bias = getattr(lm.module(lm.mlp_out(1)), "bias", None)
@@ -85,7 +86,7 @@ def test_the_edited_projection_maps_the_key_to_the_value(lm: LM, edits: list[Edi
 
 
 def test_the_update_has_rank_one_and_the_direction_of_the_mean_key(lm: LM, edits: list[Edit]) -> None:
-    ((_, delta),) = ROME(lm, settings()).deltas([edits[1]]).items()
+    ((_, delta),) = ROME(lm, settings()).deltas([edits[1]])[0].items()
     wide = delta.T if lm.model.config.model_type == "gpt2" else delta  # (d, f)
     assert torch.linalg.svdvals(wide)[1] < 1e-5 * torch.linalg.svdvals(wide)[0]
     kbar = naive.mean_key(lm, edits[1], TEMPLATES, 1)
@@ -93,43 +94,56 @@ def test_the_update_has_rank_one_and_the_direction_of_the_mean_key(lm: LM, edits
     assert torch.allclose(cosine.abs(), torch.ones(32), atol=1e-5)
 
 
+def test_rank_one_by_hand() -> None:
+    """(v* - o) / (k . u) u^T with u along C^-1 kbar: an update that maps k to v* - o."""
+    key, kbar, change = torch.tensor([3.0, 1.0]), torch.tensor([2.0, 4.0]), torch.tensor([5.0, -1.0, 0.5])
+    c = torch.tensor([[2.0, 0.0], [0.0, 1.0]], dtype=torch.double)
+    update, denominator = rank_one(key, kbar, change, factorise(c, "C"))
+    assert denominator == pytest.approx((3 * 1 + 1 * 4) / 17**0.5)  # C^-1 kbar = (1, 4)
+    torch.testing.assert_close(update, torch.outer(change, torch.tensor([1.0, 4.0])) / 7)
+    torch.testing.assert_close(update @ key, change)
+    plain, denominator = rank_one(key, kbar, change, None)
+    assert denominator == pytest.approx((3 * 2 + 1 * 4) / 20**0.5)
+    torch.testing.assert_close(plain, torch.outer(change, kbar) / 10)
+
+
 @pytest.mark.parametrize("index", range(4))
 def test_equals_the_naive_twin(lm: LM, edits: list[Edit], index: int) -> None:
-    found = ROME(lm, settings()).deltas([edits[index]])
+    found = ROME(lm, settings()).deltas([edits[index]])[0]
     assert_close(found, naive.deltas(lm, edits[index], settings(), TEMPLATES))
 
 
 def test_equals_the_naive_twin_with_second_moments(lm: LM, edits: list[Edit], tmp_path: Path) -> None:
     # A linear system whose condition is bad would make this a test of rounding.
     hp = settings(mom2_adjustment=True, **corpus(tmp_path))
-    assert torch.linalg.cond(hp.moments(lm)[1]) < 1e7
-    found = ROME(lm, hp).deltas([edits[0]])
+    assert torch.linalg.cond(load(lm, hp.layers, hp.corpus)[1]) < 1e7
+    found = ROME(lm, hp).deltas([edits[0]])[0]
     assert_close(found, naive.deltas(lm, edits[0], hp, TEMPLATES))
-    ((name, plain),) = ROME(lm, settings()).deltas([edits[0]]).items()
+    ((name, plain),) = ROME(lm, settings()).deltas([edits[0]])[0].items()
     assert (found[name] - plain).abs().max() > 0.01 * plain.abs().max()  # the moments matter
 
 
 def test_equals_the_naive_twin_at_two_layers(lm: LM, edits: list[Edit]) -> None:
     hp = settings(layers=(0, 2))
-    found = ROME(lm, hp).deltas([edits[2]])
+    found = ROME(lm, hp).deltas([edits[2]])[0]
     assert len(found) == 2
     assert_close(found, naive.deltas(lm, edits[2], hp, TEMPLATES))
-    alone = ROME(lm, settings(layers=(2,))).deltas([edits[2]])
+    alone = ROME(lm, settings(layers=(2,))).deltas([edits[2]])[0]
     (upper,) = alone
     assert (found[upper] - alone[upper]).abs().max() > 1e-3 * alone[upper].abs().max()  # sees the layer below
 
 
 def test_layers_are_ascending_whatever_their_order_in_the_settings(edits: list[Edit]) -> None:
     lm = tiny("gpt2")
-    up, down = (ROME(lm, settings(layers=layers)).deltas([edits[0]]) for layers in ((0, 2), (2, 0)))
+    up, down = (ROME(lm, settings(layers=layers)).deltas([edits[0]])[0] for layers in ((0, 2), (2, 0)))
     assert all(torch.equal(up[name], down[name]) for name in up)
 
 
 def test_equals_the_naive_twin_with_the_mean_key(lm: LM, edits: list[Edit]) -> None:
     hp = settings(key="mean")
-    found = ROME(lm, hp).deltas([edits[0]])
+    found = ROME(lm, hp).deltas([edits[0]])[0]
     assert_close(found, naive.deltas(lm, edits[0], hp, TEMPLATES))
-    ((name, prompt),) = ROME(lm, settings()).deltas([edits[0]]).items()
+    ((name, prompt),) = ROME(lm, settings()).deltas([edits[0]])[0].items()
     assert (found[name] - prompt).abs().max() > 1e-3 * prompt.abs().max()
 
 
@@ -141,14 +155,14 @@ def test_equals_the_naive_twin_where_it_stops_early(lm: LM, edits: list[Edit], m
     assert sorted(losses, reverse=True) == losses  # small steps: it falls from step to step
     for module in (_value, naive):
         monkeypatch.setattr(module, "GOOD_ENOUGH", (losses[2] + losses[3]) / 2)
-    found = ROME(lm, hp).deltas([edits[0]])
+    found = ROME(lm, hp).deltas([edits[0]])[0]
     assert calls[1].losses == losses[:4]
     assert_close(found, naive.deltas(lm, edits[0], hp, TEMPLATES))
 
 
 def test_equals_the_naive_twin_where_it_is_clamped(lm: LM, edits: list[Edit], monkeypatch: pytest.MonkeyPatch) -> None:
     hp, calls = settings(clamp_norm_factor=0.3, v_weight_decay=0.0), spied(monkeypatch)
-    found = ROME(lm, hp).deltas([edits[0]])
+    found = ROME(lm, hp).deltas([edits[0]])[0]
     assert_close(found, naive.deltas(lm, edits[0], hp, TEMPLATES))
     row, at = in_template(lm, "{}", edits[0])
     with torch.no_grad(), trace(lm.model, lm.mlp(1)) as seen:
@@ -162,17 +176,17 @@ def test_a_subject_of_one_token_at_the_very_start(edits: list[Edit]) -> None:
     lm, edit = tiny("gpt2"), Edit("X is a thing", "X", "list", "x")
     assert in_template(lm, "{}", edit)[1] == 0
     hp = settings(context_templates=("{}",))
-    assert_close(ROME(lm, hp).deltas([edit]), naive.deltas(lm, edit, hp, ("{}",)))
+    assert_close(ROME(lm, hp).deltas([edit])[0], naive.deltas(lm, edit, hp, ("{}",)))
 
 
 def test_a_subject_that_ends_the_prompt(lm: LM) -> None:
     edit = Edit("What is known of Anna Bell", "Anna Bell", "the source", "x")
-    assert_close(ROME(lm, settings()).deltas([edit]), naive.deltas(lm, edit, settings(), TEMPLATES))
+    assert_close(ROME(lm, settings()).deltas([edit])[0], naive.deltas(lm, edit, settings(), TEMPLATES))
 
 
 def test_one_step_is_no_step(lm: LM, edits: list[Edit]) -> None:
     """v_num_grad_steps forwards, one fewer steps: with one, delta stays 0 and v* = h0, which is no update at all."""
-    (delta,) = ROME(lm, settings(v_num_grad_steps=1)).deltas([edits[0]]).values()
+    (delta,) = ROME(lm, settings(v_num_grad_steps=1)).deltas([edits[0]])[0].values()
     assert delta.abs().max() < 1e-4
 
 
@@ -197,14 +211,13 @@ def test_the_model_is_left_as_it_was_even_after_an_exception(
 
 def test_notes(edits: list[Edit], monkeypatch: pytest.MonkeyPatch) -> None:
     lm, calls = tiny("llama"), spied(monkeypatch)
-    editor = ROME(lm, settings(layers=(0, 1)))
-    editor.deltas([edits[0]])
-    assert list(editor.notes) == ["layer 0", "layer 1"]
+    _, found = ROME(lm, settings(layers=(0, 1))).deltas([edits[0]])
+    assert list(found) == ["layer 0", "layer 1"]
     kbar = naive.mean_key(lm, edits[0], TEMPLATES, 0)
     key, _ = through(lm, edits[0], 0)
-    assert editor.notes["layer 0"]["denominator"] == pytest.approx(float(key @ kbar / kbar.norm()), rel=1e-4)
+    assert found["layer 0"]["denominator"] == pytest.approx(float(key @ kbar / kbar.norm()), rel=1e-4)
     for layer, call in enumerate(calls):
-        notes = editor.notes[f"layer {layer}"]
+        notes = found[f"layer {layer}"]
         assert (notes["loss_first"], notes["loss_last"]) == (call.losses[0], call.losses[-1])
         assert notes["forwards"] == len(call.losses) == 6
 
@@ -215,14 +228,14 @@ def test_edits_in_sequence_use_the_moments_and_templates_of_the_unedited_model(
     lm = tiny("gpt2")
     hp = settings(context_templates=None, mom2_adjustment=True, **corpus(tmp_path))
     editor = ROME(lm, hp)
-    templates, factors = editor.templates, editor.factors[1][0].clone()
-    add_(lm.model, editor.deltas([edits[0]]))
-    second = editor.deltas([edits[1]])
+    templates, factors = editor.templates, editor.moments[1].matrix.clone()
+    add_(lm.model, editor.deltas([edits[0]])[0])
+    second = editor.deltas([edits[1]])[0]
     assert editor.templates == templates
-    assert torch.equal(editor.factors[1][0], factors)
+    assert torch.equal(editor.moments[1].matrix, factors)
     for file in tmp_path.glob("stats/**/*.npz"):  # were they looked up again, this would be seen
         file.write_bytes(b"")
-    again = editor.deltas([edits[1]])
+    again = editor.deltas([edits[1]])[0]
     assert all(torch.equal(second[name], again[name]) for name in second)
 
 
@@ -232,8 +245,7 @@ def test_edits_in_sequence_use_the_moments_and_templates_of_the_unedited_model(
 @pytest.mark.parametrize("family", FAMILIES)
 def test_sampled_templates(family: str) -> None:
     lm = tiny(family)
-    torch.manual_seed(7)
-    templates = ROME(lm, settings(context_templates=None)).templates
+    templates = ROME(lm, settings(context_templates=None), 7).templates
     assert len(templates) == 21
     assert templates[0] == "{}"
     starts = ("The", "Therefore", "Because", "I", "You")
@@ -244,21 +256,19 @@ def test_sampled_templates(family: str) -> None:
 
 def test_templates_depend_on_the_seed_alone() -> None:
     lm, shapes = tiny("gpt2"), ((5, 10), (10, 10))
-    made = {}
-    for seed in (3, 4):
-        torch.manual_seed(seed)
-        made[seed] = context_templates(lm, shapes)
-        torch.rand(7)  # whatever else was drawn since
-        assert context_templates(lm, shapes) == made[seed]
-    assert made[3] != made[4]
-    assert len(set(made[3])) == 21  # two continuations of one start are two
+    state = torch.get_rng_state()
+    drawn = {seed: context_templates(lm, shapes, seed) for seed in (3, 4)}
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.rand(7)  # torch's own random state plays no part
+    assert context_templates(lm, shapes, 3) == drawn[3] == ROME(lm, settings(context_templates=None), 3).templates
+    assert drawn[3] != drawn[4]
+    assert len(set(drawn[3])) == 21  # two continuations of one start are two
 
 
 def test_templates_are_drawn_from_the_five_likeliest() -> None:
     lm = tiny("gpt2")
-    torch.manual_seed(0)
     row = lm.tokenizer("Because")["input_ids"]
-    for text in context_templates(lm, ((1, 5),) * 6):
+    for text in context_templates(lm, ((1, 5),) * 6, 0):
         if text.startswith("Because"):
             ids = lm.tokenizer(text.removesuffix(". {}"))["input_ids"]
             likely = lm.model(torch.tensor([row])).logits[0, -1].topk(5).indices.tolist()

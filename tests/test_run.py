@@ -13,7 +13,7 @@ from tiny_settings import ROME_YAML
 
 from core.lm import generate
 from core.script import script
-from core.types import Deltas, Edit
+from core.types import Deltas, Edit, Notes
 from edit_sets.zsre import EDIT_SET
 from editors.rome import ROME
 from experiment import cli
@@ -52,7 +52,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     asked: list[int] = []
     real = ROME.deltas
 
-    def deltas(self: ROME, edits: Sequence[Edit]) -> Deltas:
+    def deltas(self: ROME, edits: Sequence[Edit]) -> tuple[Deltas, Notes]:
         asked.append(edits[0].index)
         return real(self, edits)
 
@@ -120,7 +120,7 @@ def test_an_interrupted_run_goes_on(
     made: list[int] = []
     real = ROME.deltas
 
-    def deltas(self: ROME, edits: Sequence[Edit]) -> Deltas:
+    def deltas(self: ROME, edits: Sequence[Edit]) -> tuple[Deltas, Notes]:
         if edits[0].index == 200 + stop and len(made) == stop:
             made.append(-1)
             raise KeyboardInterrupt

@@ -16,7 +16,6 @@ from core import hparams
 from core.errors import UserError
 from core.lm.model import LM, hash_folder, load
 from core.lm.tracing import Plan, fact_of, plan_for
-from core.lm.weights import mlp_weights
 from core.registry import discover
 from editors.mend.factors import shapes_of
 from inputs import cli, suggest
@@ -69,7 +68,7 @@ def test_what_is_written_loads_and_fits_the_model(method: str, project: Path) ->
             assert hp.v_loss_layer == 3
             assert "3 facts of edited-data/zsre.json (SHA-256 " in " ".join(text.split("\n# "))
         if method == "MEND":
-            assert set(shapes_of(lm, hp.inner_params)) == {w for layer in (1, 2, 3) for w in mlp_weights(lm, layer)}
+            assert set(shapes_of(lm, hp.inner_params)) == {w for layer in (1, 2, 3) for w in lm.mlp_weights(layer)}
     assert list(project.glob("hparams/**/.sugg*")) == []
     assert ("effect on P(answer)" in out) == (method in ("ROME", "MEMIT"))
 

@@ -1,9 +1,10 @@
-"""Take a forward pass up again in the middle: at one block, on the last columns only.
+"""The only place that runs the model for hidden states: whole, behind a shared prefix, or from a block on.
 
-With causal attention nothing to the left of a column depends on it, so the keys and values there are constants of any
-computation that changes something at that column in block `layer` or above. ROME and MEMIT (which optimise a vector
-added at the subject's last token) and KN (which scales activations at the last token) run the part that changes and
-nothing else. Exact: `tests/test_resume.py` compares with the whole model.
+A pass can be taken up again in the middle, at one block and on the last columns only. With causal attention nothing to
+the left of a column depends on it, so the keys and values there are constants of any computation that changes something
+at that column in block `layer` or above. ROME and MEMIT (which optimise a vector added at the subject's last token) and
+KN (which scales activations at the last token) run the part that changes and nothing else. Exact: tests/test_forward.py
+compares with the whole model.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +20,24 @@ from transformers.cache_utils import DynamicLayer
 
 from core.lm.hooks import Seen, trace
 from core.lm.model import LM
-from core.lm.tokens import Padded, Row
+from core.lm.tokens import Padded, Row, pad
+
+
+def final_states(lm: LM, tokens: Padded) -> Tensor:
+    """Final hidden states of a whole pass, behind the model's last norm: (rows, columns, d). Differentiable."""
+    return _run(lm, tokens, None)
+
+
+def _run(lm: LM, tokens: Padded, cache: Cache | None) -> Tensor:
+    """Final hidden states of `tokens`, behind what `cache` holds; their keys and values are added to it."""
+    hidden: Tensor = lm.model.base_model(
+        input_ids=tokens.ids,
+        attention_mask=tokens.mask,
+        position_ids=tokens.positions,
+        past_key_values=cache,
+        use_cache=cache is not None,
+    ).last_hidden_state
+    return hidden
 
 
 class Frozen(DynamicLayer):
@@ -58,8 +76,7 @@ def shared_prefix(lm: LM, rows: Sequence[Row]) -> Prefix:
     if len(rows) < 2 or not common:
         return Prefix()
     cache = DynamicCache()
-    ids = torch.tensor([common], device=lm.device)
-    lm.model.base_model(ids, attention_mask=torch.ones_like(ids), past_key_values=cache, use_cache=True)
+    _run(lm, pad(lm, [common]), cache)
     stored: Any = cache.layers
     return Prefix(len(common), tuple((layer.keys, layer.values) for layer in stored))
 
@@ -77,15 +94,7 @@ class Resumed:
     def run(self) -> Tensor:
         """Final hidden states (rows, columns, d), after the model's last norm. Differentiable."""
         with _entered(self):
-            out = self.lm.model.base_model(
-                input_ids=self.tokens.ids,
-                attention_mask=self.tokens.mask,
-                position_ids=self.tokens.positions,
-                past_key_values=Cache(layers=[Frozen(k, v) for k, v in self.prefix]),
-                use_cache=True,
-            )
-        hidden: Tensor = out.last_hidden_state
-        return hidden
+            return _run(self.lm, self.tokens, Cache(layers=[Frozen(k, v) for k, v in self.prefix]))
 
     def rows(self, index: Tensor) -> "Resumed":
         """The same for some of the rows, or for one row several times."""
@@ -105,13 +114,7 @@ def resume(
     cache = DynamicCache()
     blocks = {layer: lm.block(layer) for layer in layers}
     with trace(lm.model, *blocks.values(), *paths) as seen:
-        lm.model.base_model(
-            input_ids=tokens.ids,
-            attention_mask=tokens.mask,
-            position_ids=tokens.positions,
-            past_key_values=cache,
-            use_cache=True,
-        )
+        _run(lm, tokens, cache)
     stored: Any = cache.layers
     prefix = tuple((layer.keys[:, :, :column], layer.values[:, :, :column]) for layer in stored)
     right = tokens.columns(column)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -74,15 +75,24 @@ PATHS = {
 class LM:
     """A model ready to be scored and edited: evaluation mode, no parameter requires a gradient.
 
-    `name` names its settings and results; `folder` is where it was loaded from (None for a model built in memory).
+    `name` names its settings and results; `folder` is where it was loaded from (None for a model built in memory);
+    `fingerprint` is what `LM.fingerprint` shall be, so that gigabytes are not hashed again.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: Any, name: str, folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: Any,
+        name: str,
+        folder: Path | None = None,
+        fingerprint: str | None = None,
+    ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.name = name
         self.folder = folder
         self.paths = paths_of(model.config, name)
+        self._fingerprint = fingerprint
 
     @property
     def device(self) -> torch.device:
@@ -113,7 +123,12 @@ class LM:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the configuration and weights on disk; of the tensors themselves for a model built in memory."""
+        """SHA-256 of the configuration and weights on disk; of the tensors themselves for a model built in memory.
+
+        Taken from the constructor where it was known already.
+        """
+        if self._fingerprint is not None:
+            return self._fingerprint
         if self.folder is not None:
             return hash_folder(self.folder)
         digest = hashlib.sha256()
@@ -143,6 +158,12 @@ class LM:
         """f, the length of a key: the inputs of the MLP's down projection."""
         module = self.module(self.mlp_out(layer))
         return orient(module, module.get_parameter("weight")).shape[1]
+
+    def mlp_weights(self, layer: int) -> list[str]:
+        """Names of the weights of the MLP, in the model's order."""
+        ends, inside = (self.mlp_in(layer), self.mlp_out(layer)), f"{self.mlp(layer)}."
+        linear = [path for path, module in self.model.named_modules() if isinstance(module, nn.Linear | Conv1D)]
+        return [f"{path}.weight" for path in linear if path in ends or path.startswith(inside)]
 
     def module(self, path: str) -> nn.Module:
         module: nn.Module = self.model.get_submodule(path)
@@ -205,14 +226,17 @@ def load(
     *,
     device_map: str | dict[str, Any] | None = None,
     attn: str | None = None,
+    fingerprint: str | None = None,
 ) -> LM:
     """Load a Hugging Face folder from disk (never from the network, never running code it contains).
 
-    `device_map` spreads the layers over several devices (accelerate), `attn` names an implementation of attention.
+    `device_map` spreads the layers over several devices (accelerate), `attn` names an implementation of attention,
+    `fingerprint` is that of a folder whose files were hashed already.
     Raises UserError for a folder that is not a readable model or whose family has no table row.
     """
     if device and device_map:
         raise UserError("--device-map places the layers itself: leave --device out")
+    transformers.logging.set_verbosity_error()  # what it warns of is checked here, and said in one line
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if not (folder / "config.json").is_file():
         raise UserError(f"no model at {folder}: config.json is missing; run `python prepare.py model {name}`")
@@ -237,7 +261,7 @@ def load(
         raise UserError(f"cannot load the model at {folder} onto {device_map or place}: {first_line(error)}") from error
     if not tokenizer("a")["input_ids"]:  # the loader makes up an empty tokenizer if there is none
         raise UserError(f"the model at {folder} has no tokenizer: tokenizer.json or the like is missing")
-    return LM(model, tokenizer, name, folder)
+    return LM(model, tokenizer, name, folder, fingerprint)
 
 
 def _weights(folder: Path, given: dict[str, Any]) -> Any:
@@ -254,7 +278,7 @@ def _weights(folder: Path, given: dict[str, Any]) -> Any:
         attn = given.get("attn_implementation")
         if attn is None or attn.split("_")[0] not in str(error).lower():
             raise
-        raise UserError(f"--attn {attn} is not to be had here: {first_line(error)}") from error
+        raise UserError(f"--attn {attn} is not available here: {first_line(error)}") from error
     model, report = loaded
     unfit = sorted(report["missing_keys"]) + sorted(key for key, *_ in report["mismatched_keys"])
     if unfit:  # the loader makes up random values for these

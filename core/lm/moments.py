@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from core.disk.whole import whole
 from core.errors import UserError
+from core.lm.forward import final_states
 from core.lm.generate import sample
 from core.lm.hooks import trace, watched
 from core.lm.model import LM
@@ -150,7 +151,7 @@ def _read_texts(lm: LM, corpus: Corpus, sums: _Sums, deepest: int) -> Iterator[t
         tokens = pad(lm, batch)
         sums.kept = tokens.mask.bool()
         with trace(lm.model, lm.mlp_out(deepest), stop=True):
-            lm.model.base_model(tokens.ids, attention_mask=tokens.mask, position_ids=tokens.positions, use_cache=False)
+            final_states(lm, tokens)
         yield len(batch), int(sums.kept.sum())
 
 
@@ -158,7 +159,7 @@ def documents(dataset: str, n: int) -> list[str]:
     """`n` documents of "wikipedia" (from the Hugging Face hub) or of a text file or a folder of them.
 
     Text files are split into documents at blank lines. Shuffled with random.Random(1), as the ROME authors do.
-    Raises UserError if the corpus is not to be had or has fewer documents.
+    Raises UserError if the corpus is not available or has fewer documents.
     """
     texts: Any = _wikipedia() if dataset == "wikipedia" else _text_files(Path(dataset))
     if len(texts) < n:

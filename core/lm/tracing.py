@@ -24,11 +24,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from core.lm.forward import resume
+from core.lm.forward import final_states, resume
 from core.lm.generate import in_batches
 from core.lm.hooks import replaced, trace
 from core.lm.model import LM
-from core.lm.tokens import Padded, Row, encode, in_template, pad, split_prompt, target_ids
+from core.lm.reads import Reads, joined
+from core.lm.tokens import Row, encode, in_template, split_prompt, target_ids
 from core.types import Edit
 
 BUDGET = 1024
@@ -48,7 +49,7 @@ class Fact:
     @property
     def row(self) -> Row:
         """All that is an input: the answer's last token is not."""
-        return self.prompt + self.answer[:-1]
+        return joined(self.prompt, self.answer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +105,10 @@ def asked(lm: LM, facts: Sequence[Fact]) -> list[tuple[bool, float]]:
     """Per fact whether every token of the answer is the likeliest (so that greedy decoding says it), and P(answer)."""
 
     def work(batch: list[Fact]) -> list[tuple[bool, float]]:
-        asking = _Batch(lm, batch)
-        said, chance = asking.read(_run(lm, asking.tokens))
-        return list(zip((said == 1).tolist(), chance.tolist(), strict=True))
+        reads = _Batch(lm, batch).reads
+        logp = reads.logp(lm, final_states(lm, reads.tokens))
+        misses = reads.sums((logp.argmax(-1) != reads.token).float())
+        return list(zip((misses == 0).tolist(), reads.sums(reads.wanted(logp)).exp().tolist(), strict=True))
 
     return in_batches(facts, work, lm, lambda fact: len(fact.row), BUDGET)
 
@@ -127,26 +129,27 @@ class _Batch:
     def __init__(self, lm: LM, facts: Sequence[Fact]) -> None:
         self.lm, self.facts = lm, facts
         self.column = max(fact.last for fact in facts)
-        self.tokens = pad(lm, [fact.row for fact in facts], [fact.last for fact in facts])
+        rows, answers, last = zip(*((fact.row, fact.answer, fact.last) for fact in facts), strict=True)
+        self.reads = Reads.of(lm, rows, answers, last)
 
     def trace(self, plan: Plan) -> list[Traced]:
         lm, each = self.lm, plan.samples
         paths = [lm.mlp(layer) for layer in range(lm.n_layers)]
         with trace(lm.model, *paths) as seen:
-            _, clean = self.read(_run(lm, self.tokens))
+            clean = self._chances(self.reads, final_states(lm, self.reads.tokens))
         written = [seen[path].output[:, self.column].repeat_interleave(each, 0) for path in paths]  # (rows, d) each
-        many = self.tokens.rows(torch.arange(len(self.facts)).repeat_interleave(each))
-        shift = self._shift(plan, many.ids.shape[1]).to(lm.device)
+        many = self.reads.rows(torch.arange(len(self.facts)).repeat_interleave(each))
+        shift = self._shift(plan, many.tokens.ids.shape[1]).to(lm.device)
         with replaced(lm.model, lm.embeddings.removesuffix(".weight"), lambda out: out + shift.to(out)):
-            points, seen = resume(lm, many, range(lm.n_layers), self.column, lm.paths.final_norm)
-        _, corrupted = self.read(seen[lm.paths.final_norm].output, each)
+            points, seen = resume(lm, many.tokens, range(lm.n_layers), self.column, lm.paths.final_norm)
+        corrupted = self._chances(many, seen[lm.paths.final_norm].output)
         restored = []
         for layer in range(lm.n_layers):
             window = plan.around(layer, lm.n_layers)
             with ExitStack() as stack:
                 for at in window:
                     stack.enter_context(replaced(lm.model, paths[at], _starting_with(written[at])))
-                restored.append(self.read(points[window.start].run(), each, self.column)[1])
+                restored.append(self._chances(many, points[window.start].run(), self.column))
         per_fact = torch.stack(restored, 1)  # (facts, layers)
         return [Traced(*values) for values in zip(clean.tolist(), corrupted.tolist(), per_fact, strict=True)]
 
@@ -159,32 +162,10 @@ class _Batch:
             shift[i, :, first : self.column + 1] = draw(fact, plan, features)
         return shift.flatten(0, 1)
 
-    def read(self, final: Tensor, each: int = 1, start: int = 0) -> tuple[Tensor, Tensor]:
-        """Share of the answer's tokens that are the likeliest, and P(answer): (facts,) each, on the CPU.
-
-        `final` are final hidden states (facts * each, columns, d) from column `start` on; means over a fact's rows.
-        """
-        reads = [
-            (i * each + sample, self.column - fact.last + len(fact.prompt) - 1 + j - start, token)
-            for i, fact in enumerate(self.facts)
-            for sample in range(each)
-            for j, token in enumerate(fact.answer)
-        ]
-        row, column, token = torch.tensor(reads, device=final.device).T
-        logp = self.lm.logits(final[row, column]).to(final.device, torch.float32).log_softmax(-1)
-        sums = torch.zeros(2, len(final), device=final.device)
-        sums[0].index_add_(0, row, (logp.argmax(-1) == token).float())
-        sums[1].index_add_(0, row, logp.gather(1, token.unsqueeze(1)).squeeze(1))
-        lengths = torch.tensor([len(fact.answer) for fact in self.facts])
-        said, chance = sums[0].view(-1, each).mean(1).cpu() / lengths, sums[1].exp().view(-1, each).mean(1).cpu()
-        return said, chance
-
-
-def _run(lm: LM, tokens: Padded) -> Tensor:
-    final: Tensor = lm.model.base_model(
-        tokens.ids, attention_mask=tokens.mask, position_ids=tokens.positions, use_cache=False
-    ).last_hidden_state
-    return final
+    def _chances(self, reads: Reads, final: Tensor, start: int = 0) -> Tensor:
+        """P(answer), the mean over each fact's rows, (facts,) on the CPU; `final` and `start` as for Reads.logp."""
+        chances = reads.sums(reads.wanted(reads.logp(self.lm, final, start))).exp()  # (rows,)
+        return chances.view(len(self.facts), -1).mean(1).cpu()
 
 
 def _starting_with(written: Tensor) -> Callable[[Tensor], Tensor]:

@@ -5,18 +5,9 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
 from core.errors import UserError
-from core.lm.model import LM
 from core.types import Deltas
-
-
-def mlp_weights(lm: LM, layer: int) -> list[str]:
-    """Names of the weights of a layer's MLP, in the model's order."""
-    ends, inside = (lm.mlp_in(layer), lm.mlp_out(layer)), f"{lm.mlp(layer)}."
-    linear = [path for path, module in lm.model.named_modules() if isinstance(module, nn.Linear | Conv1D)]
-    return [f"{path}.weight" for path in linear if path in ends or path.startswith(inside)]
 
 
 def weight_of(model: nn.Module, name: str) -> nn.Parameter:

@@ -6,8 +6,7 @@ d_in) is sum_r g_r x_r^T over the batch's tokens; the network maps every pair (x
 
     W' = W + lr_scale * edit_lr_m * sum_r g'_r x'_r^T
 
-The network is editors/mend/network.py, its training editors/mend/training.py. `notes` holds the loss before
-the edit.
+The network is editors/mend/network.py, its training editors/mend/training.py.
 
 Differs from the released code: the normalisation statistics of training are used when editing (there they are thrown
 away and estimated from the batch itself, which makes an edit depend on its neighbours); edit rates belong to weights
@@ -23,30 +22,39 @@ import torch
 
 from core import folders
 from core.errors import UserError
+from core.lm.forward import final_states
 from core.lm.generate import BATCH_TOKENS
 from core.lm.model import LM, orient
-from core.lm.weights import at_hand, mlp_weights
+from core.lm.reads import Reads
+from core.lm.weights import at_hand
 from core.messages import short
-from core.types import Deltas, Edit, Mode
+from core.types import Deltas, Edit, Editor, Notes
 from editors.mend import archive as archive
-from editors.mend.factors import Asked, ask, gradient_factors, shapes_of
-from editors.mend.network import Network, Statistics
+from editors.mend.factors import gradient_factors, reads_of, shapes_of
+from editors.mend.network import Network, Statistics, seeded
 from editors.mend.settings import BEST, MENDSettings
 
 
-class MEND:
-    """See the module's docstring. `notes` holds numbers about the latest update, for the result file."""
+class MEND(Editor):
+    """See the module's docstring. Notes: the loss before the edit, its number of tokens, the edit rates."""
 
     name = "MEND"
-    modes: frozenset[Mode] = frozenset({"Batch-Single", "Batch-Sequential"})
+    modes = frozenset({"Batch-Single", "Batch-Sequential"})
     hparams = MENDSettings
     trained_by = "train_MEND.py"
 
-    def __init__(self, lm: LM, hp: MENDSettings) -> None:
+    def __init__(self, lm: LM, hp: MENDSettings, seed: int = 0) -> None:
         self.lm, self.hp = lm, hp
-        self.net = opened(hp.files(lm.name)["archive"], lm, hp).to(lm.device).eval()
+        self.net = opened(self.files(hp, lm.name)["archive"], lm, hp).to(lm.device).eval()
         at_hand(lm.model, self.net.shapes)
-        self.notes: dict[str, Any] = {}
+
+    @classmethod
+    def files(cls, hp: MENDSettings, model: str) -> dict[str, Path]:
+        """The trained network. UserError if there is none."""
+        path = hp.archive(model) / BEST
+        if not path.is_file():
+            raise UserError(f"no trained MEND network at {path}: run `python {cls.trained_by} --model {model}`")
+        return {"archive": path}
 
     @classmethod
     def archives(cls) -> Iterator[Path]:
@@ -59,11 +67,11 @@ class MEND:
 
     @classmethod
     def suggested(cls, values: Mapping[str, Any], lm: LM, layer: int | None) -> dict[str, Any]:
-        """The weights of the last three MLPs."""
+        """`inner_params`: the weights of the last three MLPs."""
         last = range(max(0, lm.n_layers - 3), lm.n_layers)
-        return {**values, "inner_params": [weight for layer in last for weight in mlp_weights(lm, layer)]}
+        return {**values, "inner_params": [weight for at in last for weight in lm.mlp_weights(at)]}
 
-    def deltas(self, edits: Sequence[Edit]) -> Deltas:
+    def deltas(self, edits: Sequence[Edit]) -> tuple[Deltas, Notes]:
         """The update for one batch of edits: {weight name: change}, float32. The model is the same before and after."""
         lm = self.lm
         sums: Deltas = {}
@@ -74,33 +82,29 @@ class MEND:
             for name, delta in updates.items():
                 sums[name] = sums[name] + delta if name in sums else delta
         rates = dict(zip(self.net.shapes, self.net.edit_lrs.tolist(), strict=True))
-        self.notes = {"edit_loss_before": loss, "target_tokens": tokens, "edit_lrs": rates}
-        return {n: orient(lm.module(n.removesuffix(".weight")), delta).contiguous() for n, delta in sums.items()}
+        deltas = {n: orient(lm.module(n.removesuffix(".weight")), delta).contiguous() for n, delta in sums.items()}
+        return deltas, {"edit_loss_before": loss, "target_tokens": tokens, "edit_lrs": rates}
 
-    def _update(self, part: Asked, tokens: int) -> tuple[float, Deltas]:
+    def _update(self, part: Reads, tokens: int) -> tuple[float, Deltas]:
         """A part's share of the batch's loss and of its updates, (d_out, d_in) each; `tokens` are the whole batch's."""
-        lm, asked = self.lm, part.tokens
-        names = list(self.net.shapes)
+        lm, names = self.lm, list(self.net.shapes)
 
         def loss() -> torch.Tensor:
-            hidden = lm.model.base_model(
-                asked.ids, attention_mask=asked.mask, position_ids=asked.positions, use_cache=False
-            ).last_hidden_state
-            return part.nll(part.logp(lm, hidden)).sum() / tokens
+            logp = part.logp(lm, final_states(lm, part.tokens))
+            return -part.wanted(logp).sum() / tokens
 
-        owner = torch.zeros(len(asked.ids), dtype=torch.long, device=lm.device)
+        owner = torch.zeros(len(part.tokens.ids), dtype=torch.long, device=lm.device)
         value, gradients = gradient_factors(lm, names, loss, owner)
         with torch.no_grad():
             updates = {name: self.hp.lr_scale * f.product() for name, f in self.net(gradients).items()}
         return float(value), updates
 
-    def _parts(self, edits: Sequence[Edit]) -> Iterator[Asked]:
+    def _parts(self, edits: Sequence[Edit]) -> Iterator[Reads]:
         """The edits as rows, as many at a time as fit the token budget."""
         budget = BATCH_TOKENS.get(self.lm.device.type, BATCH_TOKENS["cuda"])
-        asked = ask(self.lm, [(edit.prompt, edit.target) for edit in edits])
-        each = max(1, budget // asked.tokens.ids.shape[1])
-        for start in range(0, len(edits), each):
-            yield asked.part(start, min(start + each, len(edits)))
+        reads = reads_of(self.lm, [(edit.prompt, edit.target) for edit in edits])
+        for rows in torch.arange(len(edits)).split(max(1, budget // reads.tokens.ids.shape[1])):
+            yield reads.rows(rows)
 
 
 def opened(path: Path, lm: LM, hp: MENDSettings) -> Network:
@@ -125,7 +129,7 @@ def opened(path: Path, lm: LM, hp: MENDSettings) -> Network:
             )
     if shapes != shapes_of(lm, list(shapes)) or shapes.keys() != set(hp.inner_params):
         raise UserError(f"{path}: its header is damaged; train it again")
-    net = Network(shapes, hp)
+    net = seeded(shapes, hp)
     archive.fill(net, tensors, path)
     if any(isinstance(part, Statistics) and part.count < 2 for part in net.modules()):
         raise UserError(f"{path}: its network has seen no gradients; train it again")

@@ -11,7 +11,6 @@ positions count a row's own tokens (there a row padded on its left started late)
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +20,8 @@ from core.errors import UserError
 from core.lm.generate import fit
 from core.lm.hooks import replaced, trace, watched
 from core.lm.model import LM
-from core.lm.tokens import Padded, encode, pad, target_ids
+from core.lm.reads import Reads, joined
+from core.lm.tokens import encode, target_ids
 from core.messages import short
 from editors.mend.network import Factors, Shape
 
@@ -48,45 +48,11 @@ def layer_of(lm: LM, name: str) -> int | None:
     return next((layer for layer in range(lm.n_layers) if name.startswith(f"{lm.block(layer)}.")), None)
 
 
-@dataclass(frozen=True)
-class Asked:
-    """Prompts with their answers as one rectangle, and where answers are read.
-
-    Entry n of the reads: at `row[n]`, `column[n]` the model should say `token[n]`. An answer of several tokens has as
-    many reads; the answer's last token is not an input.
-    """
-
-    tokens: Padded
-    row: Tensor
-    column: Tensor
-    token: Tensor
-
-    def part(self, start: int, stop: int) -> "Asked":
-        """The rows from `start` up to `stop`."""
-        kept = (self.row >= start) & (self.row < stop)
-        rows = self.tokens.rows(torch.arange(start, stop, device=self.row.device))
-        return Asked(rows, self.row[kept] - start, self.column[kept], self.token[kept])
-
-    def logp(self, lm: LM, hidden: Tensor) -> Tensor:
-        """Log-probabilities at the reads: final hidden states (rows, columns, d) -> (N, vocabulary), float32."""
-        row, column = self.row.to(hidden.device), self.column.to(hidden.device)
-        return lm.logits(hidden[row, column]).to(self.token.device, torch.float32).log_softmax(-1)
-
-    def nll(self, logp: Tensor) -> Tensor:
-        """-log p of the wanted tokens: (N, vocabulary) -> (N,)."""
-        return -logp.gather(1, self.token.unsqueeze(1)).squeeze(1)
-
-
-def ask(lm: LM, pairs: Sequence[tuple[str, str]]) -> Asked:
-    """(prompt, answer) pairs, one row each, padded on the left."""
-    rows, reads = [], []
-    for j, (prompt, answer) in enumerate(pairs):
-        target = target_ids(lm, answer)
-        rows.append(fit(lm, encode(lm, prompt), len(target))[0] + target[:-1])
-        reads += [(j, i - len(target), token) for i, token in enumerate(target)]
-    tokens = pad(lm, rows)
-    row, column, token = torch.tensor(reads, device=lm.device).T
-    return Asked(tokens, row, column + tokens.ids.shape[1], token)
+def reads_of(lm: LM, pairs: Sequence[tuple[str, str]]) -> Reads:
+    """(prompt, answer) pairs, one row each; a prompt that does not fit with its answer loses tokens on its left."""
+    answers = [target_ids(lm, answer) for _, answer in pairs]
+    prompts = [fit(lm, encode(lm, prompt), len(ids))[0] for (prompt, _), ids in zip(pairs, answers, strict=True)]
+    return Reads.of(lm, [joined(*pair) for pair in zip(prompts, answers, strict=True)], answers)
 
 
 def gradient_factors(

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from core.lm.forward import resume
 from core.lm.model import LM
+from core.lm.reads import Reads
 from core.types import Edit
-from editors.mend.factors import Asked, ask, edited, gradient_factors, layer_of, mean_by
+from editors.mend.factors import edited, gradient_factors, layer_of, mean_by, reads_of
 from editors.mend.network import Network
 from editors.mend.settings import MENDSettings
 
@@ -30,40 +31,40 @@ def outcome(lm: LM, net: Network, updates: Sequence[Sequence[Edit]], hp: MENDSet
     n, edits = len(updates), [edit for update in updates for edit in update]
     of = torch.tensor([u for u, update in enumerate(updates) for _ in update], device=lm.device)  # edit -> update
     local = [i for i, edit in enumerate(edits) if edit.locality and edit.locality_answer]
-    asked = _ask(lm, edits, local)
+    reads = _reads(lm, edits, local)
     m, end = len(edits), 2 * len(edits) + len(local)
     owner = torch.cat([of, of, of[local]])  # row -> update
     lowest = min(layer for name in net.shapes if (layer := layer_of(lm, name)) is not None)
-    points, seen = resume(lm, asked.tokens, range(lowest, lowest + 1), 0, lm.paths.final_norm)
+    points, seen = resume(lm, reads.tokens, range(lowest, lowest + 1), 0, lm.paths.final_norm)
     point, before = points[lowest], seen[lm.paths.final_norm].output
     rows = torch.arange(end, device=lm.device)
-    prompts, rephrased, unrelated = asked.part(0, m), asked.part(m, 2 * m), asked.part(2 * m, end)
+    prompts, rephrased, unrelated = reads.rows(rows[:m]), reads.rows(rows[m : 2 * m]), reads.rows(rows[2 * m :])
 
     def edit_loss() -> Tensor:  # summed over updates, so that each has the gradient it has alone
         logp = prompts.logp(lm, point.rows(rows[:m]).run())
-        return mean_by(of[prompts.row], prompts.nll(logp), n).sum()
+        return mean_by(of[prompts.row], -prompts.wanted(logp), n).sum()
 
     _, gradients = gradient_factors(lm, list(net.shapes), edit_loss, of)
     with edited(lm, net(gradients), owner[m:]):
         hidden = point.rows(rows[m:]).run()
     was, now = unrelated.logp(lm, before[2 * m :]), unrelated.logp(lm, hidden[m:])  # (reads, vocabulary)
-    by, said = owner[2 * m :][unrelated.row], rephrased.logp(lm, hidden[:m])
+    by, after = owner[2 * m :][unrelated.row], rephrased.logp(lm, hidden[:m])
     metrics = {
-        "loss/edit": mean_by(of[rephrased.row], rephrased.nll(said), n),
+        "loss/edit": mean_by(of[rephrased.row], -rephrased.wanted(after), n),
         "loss/loc": mean_by(by, (was.exp() * (was - now)).sum(1), n),
-        "edit/acc": mean_by(of[rephrased.row], (said.argmax(1) == rephrased.token).float(), n),
+        "edit/acc": mean_by(of[rephrased.row], (after.argmax(1) == rephrased.token).float(), n),
         "loc/acc": 1 - mean_by(by, (was.argmax(1) != now.argmax(1)).float(), n),
     }
     metrics["loss/total_edit"] = hp.cedit * metrics["loss/edit"] + hp.cloc * metrics["loss/loc"]
     if hp.train_base:
-        metrics["loss/base"] = mean_by(by, unrelated.nll(now), n)
+        metrics["loss/base"] = mean_by(by, -unrelated.wanted(now), n)
         metrics["loss/total_edit"] = metrics["loss/total_edit"] + hp.cbase * metrics["loss/base"]
     return metrics
 
 
-def _ask(lm: LM, edits: Sequence[Edit], local: Sequence[int]) -> Asked:
+def _reads(lm: LM, edits: Sequence[Edit], local: Sequence[int]) -> Reads:
     """Rows: the target after every prompt, after every rephrase, and the answers of the unrelated questions `local`."""
-    return ask(
+    return reads_of(
         lm,
         [(edit.prompt, edit.target) for edit in edits]
         + [(edit.rephrase or edit.prompt, edit.target) for edit in edits]

@@ -8,8 +8,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from core.errors import UserError
-
 BEST = "best.safetensors"
 """The network an edit uses, in the archive's folder."""
 VALIDATION_KEYS = ("loss/edit_val", "loss/loc_val", "loss/total_edit_val", "edit/acc_val", "loc/acc_val")
@@ -115,10 +113,3 @@ class MENDSettings:
     def archive(self, model: str) -> Path:
         """The folder of a model's trained network."""
         return Path(self.archive_dir) / model
-
-    def files(self, model: str) -> dict[str, Path]:
-        """What an edit depends on beside these settings: the trained network. UserError if it is not there."""
-        path = self.archive(model) / BEST
-        if not path.is_file():
-            raise UserError(f"no trained MEND network at {path}: run `python train_MEND.py --model {model}`")
-        return {"archive": path}

@@ -5,7 +5,6 @@ worker or its node is lost, its cell starts again elsewhere, without the results
 """
 
 import importlib
-import json
 import logging
 import os
 import signal
@@ -94,6 +93,7 @@ class _Driver:
             while todo or self.jobs:
                 places = self.ray.cluster_resources()
                 # One cell waits for each place, so that none is idle between two of them.
+                event: str | Outcome | None
                 if todo and len(self.jobs) < 2 * (places.get("GPU") or places.get("CPU") or 1):
                     event = self.begin(todo.popleft())
                 else:
@@ -171,5 +171,5 @@ def keep(job: Job, delivery: Delivery) -> str | None:
         return None
     results.place(stem, delivery.samples, delivery.summary)
     job.made += 1
-    result = Result.from_json(json.loads(delivery.summary), f"{stem}.json")
+    result = Result.from_json(delivery.summary, f"{stem}.json")
     return scores(f"{result.task}: {result.n} records, on {delivery.host}", Made(wanted, result, new=True))

@@ -15,6 +15,7 @@ from core.lm.model import LM, orient
 from core.lm.tokens import Row, encode, in_template, target_ids
 from core.lm.weights import add_, preserved
 from core.types import Deltas, Edit
+from editors._moments import load
 
 GOOD_ENOUGH = 0.05
 
@@ -36,7 +37,7 @@ def direction(lm: LM, edit: Edit, hp: Any, templates: Sequence[str], layer: int)
     """u = C^-1 kbar / |C^-1 kbar|, (f,)."""
     u = mean_key(lm, edit, templates, layer)
     if hp.mom2_adjustment:
-        u = (torch.linalg.inv(hp.moments(lm)[layer]) @ u.double()).float()
+        u = (torch.linalg.inv(load(lm, hp.layers, hp.corpus)[layer]) @ u.double()).float()
     return u / u.norm()
 
 

@@ -1,0 +1,90 @@
+"""Prompts with their answers as one rectangle, and log p of the answers there.
+
+Teacher-forced: a row is a prompt and its answer but for the answer's last token, which is no input. Each token of the
+answer is read one position before its own. Edit probes, the search for v*, MEND, causal tracing and every measure of
+how likely a reference answer is read this way.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from core.lm.forward import final_states
+from core.lm.generate import in_batches
+from core.lm.model import LM
+from core.lm.tokens import Padded, Row, pad
+
+
+def joined(prompt: Row, answer: Row) -> Row:
+    """The input from which all of `answer` is read after `prompt`."""
+    return prompt + answer[:-1]
+
+
+@dataclass(frozen=True)
+class Reads:
+    """R rows of `joined` prompts and answers, and the N places where the tokens of their answers are read.
+
+    Read n: at `row[n]`, `column[n]` of the final hidden states the model should say `token[n]`, each (N,). A row's
+    reads stand together, in the order of its answer; rows are in order.
+    """
+
+    tokens: Padded
+    row: Tensor
+    column: Tensor
+    token: Tensor
+
+    @classmethod
+    def of(cls, lm: LM, rows: Sequence[Row], answers: Sequence[Row], align: Sequence[int] | None = None) -> "Reads":
+        """`rows` are joined with their `answers` (an empty answer: a row that is only run); `align` as for `pad`."""
+        marks = [len(row) for row in rows] if align is None else align
+        ends = [max(marks) - mark + len(row) for row, mark in zip(rows, marks, strict=True)]
+        reads = [
+            (r, end - len(answer) + i, token)
+            for r, (end, answer) in enumerate(zip(ends, answers, strict=True))
+            for i, token in enumerate(answer)
+        ]
+        row, column, token = torch.tensor(reads, dtype=torch.long, device=lm.device).view(-1, 3).T
+        return cls(pad(lm, rows, align), row, column, token)
+
+    def rows(self, index: Tensor) -> "Reads":
+        """The same for some of the rows, or for one row several times: `index` (R',) names them."""
+        index = index.to(self.row.device)
+        row, read = (index.unsqueeze(1) == self.row).nonzero().T
+        return Reads(self.tokens.rows(index), row, self.column[read], self.token[read])
+
+    def logp(self, lm: LM, final: Tensor, start: int = 0) -> Tensor:
+        """Log-probabilities over the vocabulary at the reads, (N, vocabulary) float32.
+
+        `final` are the rows' final hidden states from column `start` on: (R, columns - start, d).
+        """
+        row, column = self.row.to(final.device), self.column.to(final.device) - start
+        return lm.logits(final[row, column]).to(self.token.device, torch.float32).log_softmax(-1)
+
+    def wanted(self, logp: Tensor) -> Tensor:
+        """Log p of the answers' tokens: (N, vocabulary) -> (N,)."""
+        return logp.gather(1, self.token.unsqueeze(1)).squeeze(1)
+
+    def sums(self, values: Tensor) -> Tensor:
+        """Sum over each row's reads: (N,) -> (R,)."""
+        return values.new_zeros(len(self.tokens.ids)).index_add(0, self.row, values)
+
+
+@torch.inference_mode()
+def log_probabilities(lm: LM, prompts: Sequence[Row], answers: Sequence[Row]) -> list[Tensor]:
+    """Log p of every token of each answer after its prompt: (tokens of the answer,) float32 each, in their order.
+
+    Their sum is log p of the answer, their mean that of a token. Answers hold at least one token and, joined with their
+    prompts, fit the model's context. Logits are made a row at a time: memory for one answer's, and no number depends on
+    how many tokens the answers beside it have.
+    """
+
+    def work(batch: list[tuple[Row, Row]]) -> list[Tensor]:
+        every = Reads.of(lm, [joined(*pair) for pair in batch], [answer for _, answer in batch])
+        final = final_states(lm, every.tokens)
+        each = [every.rows(torch.tensor([r])) for r in range(len(batch))]
+        return [one.wanted(one.logp(lm, final[r : r + 1])) for r, one in enumerate(each)]
+
+    pairs = list(zip(prompts, answers, strict=True))
+    return in_batches(pairs, work, lm, lambda pair: len(pair[0]) + len(pair[1]))
