@@ -172,7 +172,7 @@ class EditSession(Session):
                 saved.write(editing)
             self._note_edits(saved)
 
-    def told(self, editing: Editing, count: int) -> dict[str, Any]:
+    def told(self, editing: Editing, count: int) -> results.EditRecord:
         """What a result file says about the first `count` edits, all of them in."""
         self.seconds["edit"] = round(editing.seconds, 3)
         with self.timed("probe after"):
@@ -181,13 +181,13 @@ class EditSession(Session):
         summary = quality.summarize(*stages.values())
         print(f"\nedit quality: {count} edits in {editing.position} updates")
         print(quality.table(summary))
-        return {
-            "quality": {stage: {k: asdict(m) for k, m in part.items()} for stage, part in summary.items()},
-            "change": editing.change(),
-            "refused": editing.refused,
-            "updates": [asdict(update) for update in editing.updates],
-            "edits": quality.records(self.edits[:count], stages),
-        }
+        return results.EditRecord(
+            quality=summary,
+            change=editing.change(),
+            refused=editing.refused,
+            updates=[asdict(update) for update in editing.updates],
+            edits=quality.records(self.edits[:count], stages),
+        )
 
 
 def checkpoints(asked: Sequence[int], updates: Sequence[Sequence[Edit]]) -> list[int]:

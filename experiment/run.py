@@ -5,7 +5,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from core.lm.model import LM, hash_folder, load
 from core.registry import pick
 from core.types import Task
 from experiment.journal import Journal
-from experiment.scoring import degenerate, limited, score_model
+from experiment.scoring import limited, result_of, score_model
 from inputs.sources import default_model, find_data, find_model
 
 
@@ -73,7 +73,7 @@ class Session:
         if missing:
             lm = self.load()
             for wanted in missing:
-                yield self.score(lm, wanted, {})
+                yield self.score(lm, wanted, None)
 
     def wanted(self) -> list[Wanted]:
         return [Wanted(task) for task in self.tasks]
@@ -114,7 +114,7 @@ class Session:
             "edit": wanted.edit,
         }
 
-    def score(self, lm: LM, wanted: Wanted, extra: dict[str, Any]) -> Path:
+    def score(self, lm: LM, wanted: Wanted, edited: results.EditRecord | None) -> Path:
         """Score one task and write its result."""
         task, path = wanted.task, self.stem(wanted)
         journal = self._journal(wanted)
@@ -123,26 +123,14 @@ class Session:
                 scored = score_model(lm, task, self.samples[task.name], self.args.batch_tokens, journal)
         finally:
             self.kept["completions"] = f"{len(journal)} of {len(self.samples[task.name])} completions of {task.name}"
-        metrics = task.summarize(scored)
-        result = {
-            "task": task.name,
-            "headline": next(iter(metrics)),
-            "metrics": {name: asdict(measure) for name, measure in metrics.items()},
-            "n": len({sample.id.rsplit("/", 1)[0] for sample, _, _ in scored}),
-            "completions": len(scored),
-            "truncated": sum(completion.truncated for _, completion, _ in scored),
-            "degenerate": degenerate(scored),
-            "published": published.beside(self.settings(wanted)),
-            **extra,
-            "settings": self.settings(wanted),
-            "environment": self.environment,
-            "seconds": {**self.seconds, "score": watch.seconds},
-        }
+        seconds = {**self.seconds, "score": watch.seconds}
+        result = result_of(task, scored, self.settings(wanted), self.environment, seconds)
+        result = replace(result, edited=edited)
         results.write(path, result, scored)
         self._note(self.made + 1)
         del self.kept["completions"]
         journal.remove()
-        print(f"\n{task.name}: {result['n']} records from {self.sources[task.name].path}")
+        print(f"\n{task.name}: {result.n} records from {self.sources[task.name].path}")
         show(path, result)
         return path
 
@@ -177,11 +165,11 @@ class Stopwatch:
         self.seconds = self.into[self.stage] = round(time.perf_counter() - self.start, 3)
 
 
-def show(path: Path, result: dict[str, Any]) -> None:
-    print(results.table(result["metrics"], result["n"]))
-    if result.get("published"):
-        print(published.line(result["published"]))
-    for kind, count in result.get("degenerate", {}).items():
-        if count > result["completions"] / 2:
-            print(f"collapsed: {count} of {result['completions']} completions are {kind.replace('_', ' ')}")
+def show(path: Path, result: results.Result) -> None:
+    print(results.table(result.metrics, result.n))
+    if result.published:
+        print(published.line(result.published))
+    for kind, count in result.degenerate.items():
+        if count > result.completions / 2:
+            print(f"collapsed: {count} of {result.completions} completions are {kind.replace('_', ' ')}")
     print(f"-> {path}.json\n-> {path}.jsonl", flush=True)

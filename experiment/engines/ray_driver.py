@@ -5,7 +5,6 @@ worker or its node is lost, its cell starts again elsewhere, without the results
 """
 
 import importlib
-import json
 import logging
 import os
 import signal
@@ -155,9 +154,9 @@ class _Driver:
 
 def keep(job: Job, made: Made) -> None:
     """Write a result, unless it is there. UserError if it cannot be written or is there with other settings."""
-    path, summary = job.session.root / made.stem, json.loads(made.summary)
-    if results.existing(path, summary["settings"], job.session.args.overwrite) is None:
+    path, result = job.session.root / made.stem, results.Result.from_json(made.summary, made.stem)
+    if results.existing(path, result.settings, job.session.args.overwrite) is None:
         results.place(path, made.samples, made.summary)
         job.made += 1
-        print(f"\n{summary['task']}: {summary['n']} records, on {made.host}")
-        show(path, summary)
+        print(f"\n{result.task}: {result.n} records, on {made.host}")
+        show(path, result)
