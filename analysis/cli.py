@@ -2,16 +2,17 @@
 
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from analysis.collect import results
-from analysis.export import csv_text
-from analysis.figures import Picture
-from analysis.page import GENERATOR, build
-from analysis.study import studies
+from analysis import GENERATOR
 from core import folders
 from core.errors import UserError
 from core.script import Parser
+
+if TYPE_CHECKING:
+    from analysis.plots.style import Picture
 
 TITLE = "What did the edits break?"
 OURS = {"index.html", "figures", "results.csv"}
@@ -24,15 +25,22 @@ def main() -> None:
     p.add_argument("--title", default=TITLE, help=f"default: {TITLE}")
     args = p.parse_args()
     replaceable(args.out)
-    found, copies = results(args.results)
-    sorted_out = studies(found)
+
+    # After --help and wrong arguments: matplotlib and scipy take seconds to import.
+    from analysis.collect import read_all
+    from analysis.export import csv_text
+    from analysis.html.page import build
+    from analysis.study import studies
+
+    runs, copies = read_all(args.results)
+    sorted_out = studies(runs)
     page, pictures = build(sorted_out, args.title, copies)
     write(args.out, page, pictures, csv_text(sorted_out))
-    print(f"{len(found)} results -> {args.out / 'index.html'}")
+    print(f"{len(runs)} results -> {args.out / 'index.html'}")
 
 
 def replaceable(folder: Path) -> None:
-    """Raise UserError unless `folder` is not there, empty, or an older report."""
+    """Raise UserError unless `folder` is absent, empty, or an older report."""
     if not folder.exists():
         return
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else {""}
@@ -47,7 +55,7 @@ def _made_here(page: Path) -> bool:
         return False
 
 
-def write(folder: Path, page: str, pictures: dict[str, Picture], table: str) -> None:
+def write(folder: Path, page: str, pictures: "Mapping[str, Picture]", table: str) -> None:
     """Put the report at `folder`, in place of an older one. Raises UserError if that cannot be done."""
     folder = folder.resolve()
     try:

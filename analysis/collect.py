@@ -1,13 +1,15 @@
 """Result files, read and checked: what was measured, and on what."""
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from core import results
 from core.errors import UserError
+from core.messages import first_line
+from core.results import Result
 from core.types import Measure
 
 SKIPPED = "unfinished"
@@ -33,21 +35,30 @@ class Setting:
     keep: float | None
     details: str
     """The rest, as JSON: the method's settings, the files it depends on, the edit file."""
+    parameters: str = "{}"
+    """The regulariser's parameters but `keep`, as JSON."""
 
     @property
     def group(self) -> tuple[str, str, int | None]:
         """Settings that share a figure."""
         return self.method, self.mode, self.batch_size
 
+    @property
+    def edit(self) -> dict[str, Any]:
+        """As far as published scores tell settings apart, the "edit" of a result's settings."""
+        keep = {} if self.keep is None else {"keep": self.keep}
+        rule = None if self.regularizer == "none" else {"name": self.regularizer, **keep}
+        return {"mode": self.mode, "method": self.method, "batch_size": self.batch_size, "regularizer": rule}
+
 
 @dataclass(frozen=True, eq=False)
-class Result:
-    """One result file. `edit` is None for the unedited model; `content` is the file."""
+class Run:
+    """One result file, and its settings as a report sorts them. `edit` is None for the unedited model."""
 
     path: Path
     place: str
     """Its path inside the folder that was read."""
-    task: str
+    result: Result = field(repr=False)
     model: Model
     data: tuple[str, str, int | None]
     """Kind ("official", "sample", "custom"), SHA-256, limit."""
@@ -55,17 +66,18 @@ class Result:
     edits: int
     repeat: str
     """What tells runs of one setting apart: which edits, which draw of them, which seed."""
-    headline: str
-    metrics: Mapping[str, Measure]
-    n: int
-    content: Mapping[str, Any] = field(repr=False)
 
     @property
-    def draw(self) -> int | None:
-        return (self.content["settings"]["edit"] or {}).get("draw")
+    def headline(self) -> Measure:
+        return self.result.metrics[self.result.headline]
+
+    @property
+    def released(self) -> list[float]:
+        """The published scores beside it."""
+        return list((self.result.published or {}).get("as_released", []))
 
 
-def results(root: Path) -> tuple[list[Result], int]:
+def read_all(root: Path) -> tuple[list[Run], int]:
     """Every result in `root` and below, by path, and how many copies of one with the same settings were left out.
 
     Hidden folders and those of unfinished runs are not looked into. Raises UserError if there is none, or for a file
@@ -76,68 +88,55 @@ def results(root: Path) -> tuple[list[Result], int]:
     files = sorted(file for file in root.rglob("result-*.json") if _visible(file.relative_to(root)))
     if not files:
         raise UserError(f"{root}: no result-*.json in it or below; test-task.py and test-task-after.py write them")
-    found: dict[str, Result] = {}
+    runs: dict[str, Run] = {}
     for file in files:
-        result = read(file, root)
-        found.setdefault(_identity(result.content["settings"]), result)
-    return list(found.values()), len(files) - len(found)
+        run = read(file, root)
+        runs.setdefault(_identity(run.result.settings), run)
+    return list(runs.values()), len(files) - len(runs)
 
 
-def read(file: Path, root: Path) -> Result:
+def read(file: Path, root: Path) -> Run:
     """One result file. Raises UserError, naming it, if it is malformed."""
+    result = results.read(file)
     try:
-        return _parsed(json.loads(file.read_text(encoding="utf-8")), file, root)
+        if not file.with_suffix(".jsonl").is_file():
+            raise ValueError(f"{file.with_suffix('.jsonl').name} is not beside it")
+        return _run(result, file, root)
     except KeyError as error:
         reason = f"it has no {error}"
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        reason = str(error).partition("\n")[0]
-    raise UserError(f"{file}: not a result file of this project ({reason}); move it away or make it again")
+    except (ValueError, TypeError, AttributeError) as error:
+        reason = first_line(error)
+    raise results.malformed(file, reason)
 
 
-def _parsed(content: Mapping[str, Any], file: Path, root: Path) -> Result:
-    settings = content["settings"]
+def _run(result: Result, file: Path, root: Path) -> Run:
+    settings = result.settings
     edit, data = settings["edit"], settings["data"]
-    metrics = {name: _measure(name, value) for name, value in content["metrics"].items()}
-    if content["headline"] not in metrics:
-        raise ValueError(f"its headline, {content['headline']}, is none of its metrics")
-    if not file.with_suffix(".jsonl").is_file():
-        raise ValueError(f"{file.with_suffix('.jsonl').name} is not beside it")
-    content["environment"].items()
-    return Result(
+    return Run(
         path=file,
         place=file.relative_to(root).as_posix(),
-        task=str(content["task"]),
+        result=result,
         model=Model(*(str(settings["model"][key]) for key in ("name", "sha256", "dtype"))),
         data=(str(data["kind"]), str(data["sha256"]), settings["limit"]),
         edit=None if edit is None else _setting(edit),
         edits=0 if edit is None else len(range(*edit["range"])),
         repeat="" if edit is None else json.dumps([edit.get("draw"), edit["range"], settings["seed"]]),
-        headline=content["headline"],
-        metrics=metrics,
-        n=int(content["n"]),
-        content=content,
     )
 
 
 def _setting(edit: Mapping[str, Any]) -> Setting:
-    rule = edit["regularizer"]
+    rule = dict(edit["regularizer"] or {"name": "none"})
     rest = {"hparams": edit["hparams"], "files": edit.get("files"), "edits": edit["data"]["sha256"]}
     rest["max_update"] = edit.get("max_update")
     return Setting(
-        str(edit["mode"]),
-        str(edit["method"]),
-        edit["batch_size"],
-        "none" if rule is None else str(rule["name"]),
-        None if rule is None else float(rule["keep"]),
-        json.dumps(rest, sort_keys=True),
+        mode=str(edit["mode"]),
+        method=str(edit["method"]),
+        batch_size=edit["batch_size"],
+        regularizer=str(rule.pop("name")),
+        keep=float(rule.pop("keep")) if "keep" in rule else None,
+        details=json.dumps(rest, sort_keys=True),
+        parameters=json.dumps(rule, sort_keys=True),
     )
-
-
-def _measure(name: str, value: Mapping[str, Any]) -> Measure:
-    numbers = [float(value[key]) for key in ("value", "low", "high")]
-    if not all(map(math.isfinite, numbers)):
-        raise ValueError(f"metric {name} is not a number")
-    return Measure(*numbers)
 
 
 def _visible(path: Path) -> bool:
@@ -156,7 +155,7 @@ def _without_paths(value: Any) -> Any:
     return value
 
 
-def nearest(result: Result, candidates: Sequence[Result]) -> Result | None:
-    """The candidate that shares most folders with `result`; the first of equals."""
-    folders = result.path.parents
+def nearest(run: Run, candidates: Sequence[Run]) -> Run | None:
+    """The candidate that shares most folders with `run`; the first of equals."""
+    folders = run.path.parents
     return max(candidates, key=lambda other: len(set(folders) & set(other.path.parents)), default=None)

@@ -6,34 +6,14 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import binomtest
 
-from core.metrics import SEED
-from core.types import Measure
+from core.metrics import SEED, Array, columns, mean_ratio, value
+from core.types import Measure, Ratio
 
 RESAMPLES = 10_000
 """The smallest p of a bootstrap is 2 / (RESAMPLES + 1). With 1000 no p would survive Holm's correction over 26."""
 LEVEL = 0.05
-
-Array = NDArray[np.float64]
-
-
-@dataclass(frozen=True, eq=False)
-class Ratio:
-    """A score as sum(top) / sum(bottom) over records, both (n,); 0 if the bottom is."""
-
-    ids: tuple[str, ...]
-    top: Array
-    bottom: Array
-
-    @property
-    def value(self) -> float:
-        top, bottom = float(self.top.sum()), float(self.bottom.sum())
-        return top / bottom if bottom else 0.0
-
-    @property
-    def binary(self) -> bool:
-        """Right or wrong, once per record."""
-        return bool((self.bottom == 1).all() and np.isin(self.top, (0, 1)).all())
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +26,14 @@ class Difference:
     before: float
 
 
-def mcnemar(lost: int, won: int) -> float:
-    """Exact two-sided p: of the records that changed, `lost` became wrong and `won` right (McNemar 1947).
+def binary(ratio: Ratio) -> bool:
+    """Right or wrong, once per record."""
+    return ratio.top.ndim == 1 and bool((ratio.bottom == 1).all() and np.isin(ratio.top, (0, 1)).all())
 
-    Twice the smaller tail of a binomial (n = lost + won, 1/2), at most 1.
-    """
-    n, term, tail = lost + won, 1, 0
-    for k in range(min(lost, won) + 1):
-        tail += term  # n over k
-        term = term * (n - k) // (k + 1)
-    return min(1.0, 2 * tail / (1 << n))
+
+def mcnemar(lost: int, won: int) -> float:
+    """Exact two-sided p: of the records that changed, `lost` became wrong and `won` right (McNemar 1947)."""
+    return float(binomtest(lost, lost + won).pvalue) if lost + won else 1.0
 
 
 def holm(values: Sequence[float]) -> list[float]:
@@ -81,11 +59,10 @@ def resamples(n: int, stream: int = 0) -> NDArray[np.int16]:
 
 def resampled(runs: Sequence[Ratio], stream: int = 0) -> Array:
     """The score of each run in each resample of the records they share: (RESAMPLES, runs)."""
-    columns = np.stack([part for run in runs for part in (run.top, run.bottom)], axis=1)  # (n, 2 runs)
-    sums = np.concatenate([part @ columns for part in np.array_split(resamples(len(columns), stream), 10)])
-    top, bottom = sums[:, 0::2], sums[:, 1::2]
-    values: Array = np.divide(top, bottom, out=np.zeros_like(top), where=bottom != 0)
-    return values
+    rows = [row for run in runs for row in columns(run.top, run.bottom)]  # m tops and m bottoms of every run
+    stacked = np.stack(rows, axis=1)  # (n, 2 runs m)
+    sums = np.concatenate([part @ stacked for part in np.array_split(resamples(len(stacked), stream), 10)])
+    return np.stack([mean_ratio(part) for part in np.split(sums, len(runs), axis=1)], axis=1)
 
 
 def over_repeats(scores: Array) -> Array:
@@ -100,15 +77,15 @@ def over_repeats(scores: Array) -> Array:
     return means
 
 
-def interval(value: float, draws: Array) -> Measure:
+def interval(center: float, draws: Array) -> Measure:
     """Percentile interval of the resampled values, widened to hold the value itself."""
     low, high = np.nanpercentile(draws, [2.5, 97.5])
-    return Measure(value, min(float(low), value), max(float(high), value))
+    return Measure(center, min(float(low), center), max(float(high), center))
 
 
 def mean(runs: Sequence[Ratio]) -> Measure:
     """The mean score of repeated runs; the interval is over their records and over the runs."""
-    return interval(float(np.mean([run.value for run in runs])), over_repeats(resampled(runs)))
+    return interval(float(np.mean([value(run) for run in runs])), over_repeats(resampled(runs)))
 
 
 def difference(before: Sequence[Ratio], after: Sequence[Ratio]) -> Difference:
@@ -117,13 +94,13 @@ def difference(before: Sequence[Ratio], after: Sequence[Ratio]) -> Difference:
     p: exact McNemar for one run whose records are right or wrong, else from the paired bootstrap. Raises ValueError if
     the records are not the same.
     """
-    if any(run.ids != before[0].ids for run in (*before, *after)):
+    if any(run.records != before[0].records for run in (*before, *after)):
         raise ValueError("the records are not the same")
     drawn = resampled([*before, *after])
     draws = over_repeats(drawn[:, len(before) :] - drawn[:, : len(before)])
-    start = float(np.mean([run.value for run in before]))
-    measure = interval(float(np.mean([run.value for run in after])) - start, draws)
-    if len(after) == 1 and after[0].binary and before[0].binary:
+    start = float(np.mean([value(run) for run in before]))
+    measure = interval(float(np.mean([value(run) for run in after])) - start, draws)
+    if len(after) == 1 and binary(after[0]) and binary(before[0]):
         change = after[0].top - before[0].top
         return Difference(measure, mcnemar(int((change < 0).sum()), int((change > 0).sum())), "McNemar", start)
     return Difference(measure, bootstrap_p(draws), "bootstrap", start)

@@ -5,7 +5,7 @@ import io
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from analysis.collect import Result
+from analysis.collect import Run
 from analysis.study import RELEASED, Panel, Study, differs, metric_of
 
 COLUMNS = (
@@ -34,34 +34,28 @@ def csv_text(studies: Sequence[Study]) -> str:
     writer.writeheader()
     for study in studies:
         for panel in study.panels:
-            for result in [
-                *panel.unedited,
-                *(r for counts in panel.runs.values() for runs in counts.values() for r in runs),
-            ]:
-                writer.writerows(rows(panel, result))
+            writer.writerows(row for run in panel.all_runs() for row in rows(panel, run))
     return buffer.getvalue()
 
 
-def rows(panel: Panel, result: Result) -> Iterator[dict[str, Any]]:
-    settings = result.content["settings"]
+def rows(panel: Panel, run: Run) -> Iterator[dict[str, Any]]:
+    settings, (kind, _, limit) = run.result.settings, run.data
     edit = settings["edit"] or {}
-    kind, _, limit = result.data
     common = {
-        **{"model": result.model.name, "model_sha256": result.model.sha256, "dtype": result.model.dtype},
-        **{"data": kind, "limit": limit, "edits": result.edits, "seed": settings["seed"], "task": result.task},
+        **{"model": run.model.name, "model_sha256": run.model.sha256, "dtype": run.model.dtype},
+        **{"data": kind, "limit": limit, "edits": run.edits, "seed": settings["seed"], "task": run.result.task},
         **{key: edit.get(key) for key in ("mode", "method", "batch_size", "draw")},
-        **{"first_edit": edit["range"][0] if edit else None, "n": result.n, "path": result.place},
+        **{"first_edit": edit["range"][0] if edit else None, "n": run.result.n, "path": run.place},
     }
-    if result.edit:
-        common |= {"regularizer": result.edit.regularizer, "keep": result.edit.keep}
-    published = (result.content.get("published") or {}).get("as_released", [])
-    for name, measure in result.metrics.items():
+    if run.edit:
+        common |= {"regularizer": run.edit.regularizer, "keep": run.edit.keep}
+    for name, measure in run.result.metrics.items():
         row = {**common, "metric": name, "value": measure.value, "low": measure.low, "high": measure.high}
-        difference = differs([panel.baseline([result])], [result], name) if result.edit else None
+        difference = differs([panel.baseline([run])], [run], name) if run.edit else None
         if difference:
             m = difference.measure
             row |= {"difference": m.value, "difference_low": m.low, "difference_high": m.high}
             row |= {"p": difference.p, "test": difference.test}
-        if name == metric_of(result, RELEASED):
-            row["published"] = " ".join(map(str, published))
+        if name == metric_of(run, RELEASED):
+            row["published"] = " ".join(map(str, run.released))
         yield row

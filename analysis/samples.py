@@ -1,84 +1,53 @@
-"""The records behind a score: read from a result's .jsonl, as the two sums whose ratio the score is.
+"""The records behind a result's metrics: the ratios that its task makes of the samples in its .jsonl."""
 
-A record is what a data set counts: a sentence of NER has four samples, "12/PER" to "12/MISC". Every score compared here
-is a ratio of sums over records: a mean is sum(scores) / count, an entity F1 is sum(2 tp) / sum(2 tp + fp + fn).
-"""
-
-import json
-from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any
 
-import numpy as np
-
-from analysis.collect import Result
-from analysis.compare import Ratio
+from analysis.collect import Run
 from core.errors import UserError
+from core.metrics import mean, part, records, value
 from core.registry import discover
-from core.types import Completion, Sample, Score
-from tasks._entities import claims, iob2
-
-Line = Mapping[str, Any]
+from core.results import read_samples
+from core.types import Ratio, Scored, Task
 
 
 @cache
-def ratios(result: Result) -> dict[str, Ratio]:
-    """Metric -> its records, for every metric that its records give. Checked against what the result says.
+def ratios(run: Run) -> dict[str, Ratio]:
+    """Metric -> its records, for every metric that they give. Checked against what the result says.
 
     Raises UserError for a .jsonl that is malformed or belongs to another result.
     """
-    file = result.path.with_suffix(".jsonl")
+    file = run.path.with_suffix(".jsonl")
+    scored = read_samples(file)
+    if len(records(scored)) != run.result.n:
+        raise _foreign(run)
+    task = _tasks().get(run.result.task)
     try:
-        lines = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
-        found = _ratios(result, lines)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{file}: not the samples of a result ({error!r}); move both its files away") from error
-    same = {name: ratio for name, ratio in found.items() if abs(ratio.value - result.metrics[name].value) < 1e-6}
-    whole = len(found[result.headline].ids) == result.n
-    if not whole or (result.headline not in same and not _agrees(result, lines)):
-        raise UserError(f"{file}: its samples do not give the score in {result.path.name}; make the result again")
+        computed = task.ratios(scored) if task else _means(run, scored)
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
+        raise UserError(f"{file}: not samples of {run.result.task} ({error!r}); move both its files away") from error
+    metrics = run.result.metrics
+    same = {
+        name: ratio
+        for name, ratio in computed.items()
+        if name in metrics and abs(value(ratio) - metrics[name].value) < 1e-6
+    }
+    if task and run.result.headline not in same:
+        raise _foreign(run)
     return same
 
 
-def _ratios(result: Result, lines: Sequence[Line]) -> dict[str, Ratio]:
-    records: dict[str, list[Line]] = {}
-    for line in lines:
-        records.setdefault(line["id"].rsplit("/", 1)[0], []).append(line)
-    if (result.task, result.headline) == ("NER", "f1"):
-        parts = {"f1": [_entities(group) for group in records.values()]}
-    else:
-        parts = {result.headline: [_mean(group, lambda line: line["score"] or 0.0) for group in records.values()]}
-    for name in set(lines[0]["parts"]) & set(result.metrics) if lines else ():
-        parts[name] = [_mean(group, lambda line, name=name: line["parts"][name]) for group in records.values()]
-    ids = tuple(records)
-    return {name: Ratio(ids, *np.array(rows, dtype=np.float64).T.reshape(2, -1)) for name, rows in parts.items()}
+def _foreign(run: Run) -> UserError:
+    file = run.path.with_suffix(".jsonl")
+    return UserError(f"{file}: its samples do not give the score in {run.path.name}; make the result again")
 
 
-def _mean(group: Sequence[Line], value: Any) -> tuple[float, float]:
-    return sum(float(value(line)) for line in group), float(len(group))
+@cache
+def _tasks() -> dict[str, Task]:
+    return discover("tasks", "TASK")
 
 
-def _entities(group: Sequence[Line]) -> tuple[float, float]:
-    """A sentence's 2 tp and 2 tp + fp + fn, read as tasks.ner reads it."""
-    from seqeval.metrics.sequence_labeling import get_entities  # type: ignore[import-untyped]
-
-    tokens, tags = (group[0]["reference"][key] for key in ("tokens", "tags"))
-    named = [span for line in group for span in claims(line["completion"], line["reference"]["type"], tokens)]
-    gold, said = set(get_entities(list(tags))), set(get_entities(iob2(named, len(tokens))))
-    return 2.0 * len(gold & said), float(len(gold) + len(said))
-
-
-def _agrees(result: Result, lines: Sequence[Line]) -> bool:
-    """Whether the task itself gets the score from these samples: then it is no ratio of sums, and not compared."""
-    task = discover("tasks", "TASK").get(result.task)
-    if task is None:
-        return True
-    scored = [
-        (
-            Sample(line["id"], line["prompt"], line["reference"]),
-            Completion(line["completion"], line["choice"], line["truncated"]),
-            Score(line["score"], line["answer"], line["parts"]),
-        )
-        for line in lines
-    ]
-    return bool(abs(task.summarize(scored)[result.headline].value - result.metrics[result.headline].value) < 1e-6)
+def _means(run: Run, scored: Scored) -> dict[str, Ratio]:
+    """Where the task's plug-in is absent: the headline as the mean score, and the parts of every sample."""
+    names = set.intersection(*(set(score.parts) for _, _, score in scored))
+    score = mean(scored, (score.value or 0.0 for _, _, score in scored))
+    return {run.result.headline: score, **{name: part(scored, name) for name in sorted(names)}}

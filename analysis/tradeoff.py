@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from analysis import compare, edits
-from analysis.collect import Result, Setting
+from analysis.collect import Run, Setting
 from analysis.samples import ratios
 from analysis.study import Panel, Study
+from core.metrics import Array, value
 from core.types import Measure
 
 
@@ -24,25 +25,21 @@ class Trade:
 
 def usable(study: Study) -> list[Panel]:
     """Tasks that can show a loss: edited results, and an unedited score whose 95 % interval lies above 0."""
-    return [
-        panel
-        for panel in study.panels
-        if panel.runs and (base := panel.baseline()) and base.metrics[base.headline].low > 0
-    ]
+    return [panel for panel in study.panels if panel.runs and (base := panel.baseline()) and base.headline.low > 0]
 
 
 def trades(study: Study) -> tuple[list[Trade], int]:
     """One Trade for every setting and number of edits measured on all usable tasks, and how many lack some of them."""
     panels = usable(study)
-    asked = [(setting, count) for setting in study.settings for count in study.counts(setting)] if panels else []
-    shared = {key: _repeats(panels, *key) for key in asked}
+    keys = [(setting, count) for setting in study.settings for count in study.counts(setting)] if panels else []
+    shared = {key: _repeats(panels, *key) for key in keys}
     relative = {
         (panel, key): _relative(panel, [panel.run(*key, repeat) for repeat in shared[key]], 3 + i)
         for i, panel in enumerate(panels)
-        for key in asked
+        for key in keys
     }
-    found = [_trade(study, key, [relative[panel, key] for panel in panels]) for key in asked]
-    return [trade for trade in found if trade], found.count(None)
+    known = [_trade(study, key, [relative[panel, key] for panel in panels]) for key in keys]
+    return [trade for trade in known if trade], known.count(None)
 
 
 def _repeats(panels: Sequence[Panel], setting: Setting, count: int) -> list[str]:
@@ -51,7 +48,7 @@ def _repeats(panels: Sequence[Panel], setting: Setting, count: int) -> list[str]
     return sorted(set.intersection(*by_panel))
 
 
-Relative = tuple[float, compare.Array]
+Relative = tuple[float, Array]
 """Score / unedited score: the mean over runs, and that of each run in each resample, (RESAMPLES, runs)."""
 
 
@@ -64,24 +61,24 @@ def _trade(study: Study, key: tuple[Setting, int], parts: Sequence[Relative | No
     defined = ~np.isnan(drawn)
     means = np.full(drawn.shape[1:], np.nan)
     np.divide(np.where(defined, drawn, 0).sum(axis=0), defined.sum(axis=0), out=means, where=defined.any(axis=0))
-    value = float(np.mean([value for value, _ in known]))
-    return Trade(*key, success, compare.interval(value, compare.over_repeats(means)))
+    center = float(np.mean([share for share, _ in known]))
+    return Trade(*key, success, compare.interval(center, compare.over_repeats(means)))
 
 
-def _relative(panel: Panel, runs: Sequence[Result], stream: int) -> Relative | None:
+def _relative(panel: Panel, runs: Sequence[Run], stream: int) -> Relative | None:
     """None without runs or their records. Tasks are resampled apart, each from a stream of its own.
 
     NaN where the unedited score of a resample is 0.
     """
     baseline = panel.baseline(runs)
-    parts = [ratios(run).get(run.headline) for run in (baseline, *runs) if run]
+    parts = [ratios(run).get(run.result.headline) for run in (baseline, *runs) if run]
     known = [part for part in parts if part]
     if not runs or len(known) < len(runs) + 1:
         return None
     drawn = compare.resampled(known, stream)
     below = np.where(drawn[:, :1] > 0, drawn[:, :1], np.nan)
-    value = float(np.mean([part.value for part in known[1:]])) / known[0].value
-    return value, drawn[:, 1:] / below
+    share = float(np.mean([value(part) for part in known[1:]])) / value(known[0])
+    return share, drawn[:, 1:] / below
 
 
 def frontier(points: Sequence[Trade]) -> list[Trade]:

@@ -31,20 +31,21 @@ def group(value: Group) -> str:
 
 
 def rule(setting: Setting) -> str:
-    """The regulariser and its share: "RECT 40 %"."""
-    if setting.keep is None:
+    """The regulariser, its share and its other parameters: "RECT 40 %"."""
+    if setting.regularizer == "none":
         return "no regulariser"
     name = setting.regularizer.upper() if setting.regularizer in ("rect", "pca") else setting.regularizer
-    return f"{name} {100 * setting.keep:g} %"
+    share = "" if setting.keep is None else f" {100 * setting.keep:g} %"
+    return name + share + "".join(f", {key} {value}" for key, value in json.loads(setting.parameters).items())
 
 
 def labels(settings: Sequence[Setting]) -> dict[Setting, str]:
     """A label for every curve of a figure; where two have the same regulariser, what else tells them apart."""
-    found = {}
+    labelled = {}
     for setting in settings:
         twins = [other for other in settings if (other.group, rule(other)) == (setting.group, rule(setting))]
-        found[setting] = rule(setting) + ("" if len(twins) == 1 else f" ({_apart(setting, twins)})")
-    return found
+        labelled[setting] = rule(setting) + ("" if len(twins) == 1 else f" ({_apart(setting, twins)})")
+    return labelled
 
 
 def _apart(setting: Setting, twins: Sequence[Setting]) -> str:

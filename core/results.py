@@ -1,25 +1,29 @@
-"""Result files: the only place that names or writes them.
+"""Result files: the only place that names, writes or reads them.
 
 `<stem>.json` says what was measured and what made it, `<stem>.jsonl` holds one line per sample. Both are written under
 a temporary name and moved into place, the .json last: where it exists, the result is whole.
 """
 
 import json
+import math
 import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from core.disk.whole import whole
 from core.errors import UserError
-from core.messages import short
-from core.types import Completion, Measure, Mode, Sample, Score
+from core.messages import first_line, short
+from core.types import Completion, Measure, Mode, Sample, Score, Scored, per_update
+
+FORMAT = 1
+"""Of the .json file; one without this key is older, and otherwise the same."""
 
 
 @dataclass(frozen=True, slots=True)
 class EditPlan:
-    """The edits of a run, as far as a file name tells: `method` with its regulariser, e.g. "ROME-RECT40"."""
+    """The edits of a run as its file name gives them: `method` with its regulariser, e.g. "ROME-RECT40"."""
 
     mode: Mode
     method: str
@@ -28,9 +32,108 @@ class EditPlan:
 
     @property
     def updates(self) -> int:
-        size = {"Instance-Sequential": 1, "Batch-Single": self.edits}.get(self.mode, self.batch_size)
-        assert size
-        return -(-self.edits // size)
+        return -(-self.edits // per_update(self.mode, self.edits, self.batch_size))
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditRecord:
+    """What a result says about the edits before it: JSON values, but for the measures. Older files lack some parts."""
+
+    quality: dict[str, dict[str, Measure]] = field(default_factory=dict)
+    """Stage ("before", "own", "after") -> name -> mean over the edits."""
+    change: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Parameter -> {"norm": of its change, "weight": of the unedited weight}, Frobenius."""
+    refused: list[dict[str, Any]] = field(default_factory=list)
+    updates: list[dict[str, Any]] = field(default_factory=list)
+    edits: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """A .json file. `settings` decide its numbers, `environment` and `seconds` say where and how long it was made."""
+
+    task: str
+    headline: str
+    metrics: dict[str, Measure]
+    n: int
+    """Records; `completions` is the number of samples."""
+    completions: int
+    truncated: int
+    degenerate: dict[str, int]
+    published: dict[str, Any] | None
+    edited: EditRecord | None = None
+    """None for the unedited model. Its fields stand in the file among the others."""
+    settings: dict[str, Any]
+    environment: dict[str, Any]
+    seconds: dict[str, float]
+
+    def to_json(self) -> str:
+        """The text of the file."""
+        content: dict[str, Any] = {"format": FORMAT}
+        for key, value in asdict(self).items():
+            content |= (value or {}) if key == "edited" else {key: value}
+        return json.dumps(content, ensure_ascii=False, indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, where: object) -> "Result":
+        """Read `to_json`'s text, or that of an older file. UserError, naming `where`, for anything else."""
+        try:
+            return _result(json.loads(text))
+        except KeyError as error:
+            raise malformed(where, f"it has no {short(error.args[0])}") from error
+        except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+            raise malformed(where, first_line(error)) from error
+
+
+def malformed(where: object, reason: str) -> UserError:
+    """The error to raise for a file that is no result."""
+    hint = "move it away, or make it again with --overwrite"
+    return UserError(f"{where}: not a result file of this project ({reason}); {hint}")
+
+
+def _result(content: dict[str, Any]) -> Result:
+    metrics = {name: _measure(value) for name, value in content["metrics"].items()}
+    for name, measure in metrics.items():
+        if not math.isfinite(measure.value + measure.low + measure.high):
+            raise ValueError(f"metric {short(name)} is not a number")
+    if content["headline"] not in metrics:
+        raise ValueError(f"its headline, {short(content['headline'])}, is not among its metrics")
+    if content.get("format", FORMAT) != FORMAT:
+        raise ValueError(f"its format is {short(content['format'])}, this version reads {FORMAT}")
+    settings, published, n = _object(content["settings"]), content.get("published"), int(content["n"])
+    return Result(
+        task=str(content["task"]),
+        headline=content["headline"],
+        metrics=metrics,
+        n=n,
+        completions=int(content.get("completions", n)),
+        truncated=int(content.get("truncated", 0)),
+        degenerate={kind: int(count) for kind, count in (content.get("degenerate") or {}).items()},
+        published=published and _object(published),
+        edited=_edit_record(content) if settings["edit"] else None,
+        settings=settings,
+        environment=_object(content["environment"]),
+        seconds=_object(content.get("seconds", {})),
+    )
+
+
+def _edit_record(content: Mapping[str, Any]) -> EditRecord:
+    quality = {
+        stage: {name: _measure(value) for name, value in part.items()}
+        for stage, part in content.get("quality", {}).items()
+    }
+    rest = {key: content[key] for key in ("change", "refused", "updates", "edits") if content.get(key) is not None}
+    return EditRecord(quality=quality, **rest)
+
+
+def _measure(value: Mapping[str, Any]) -> Measure:
+    return Measure(*(float(value[key]) for key in ("value", "low", "high")))
+
+
+def _object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError(f"expected an object, got {short(value)}")
+    return value
 
 
 def stem(root: Path, task: str, plan: EditPlan | None) -> Path:
@@ -43,22 +146,50 @@ def stem(root: Path, task: str, plan: EditPlan | None) -> Path:
     return root / f"test-{task}" / f"result-{task}-{tail}"
 
 
-def existing(path: Path, settings: dict[str, Any], overwrite: bool) -> dict[str, Any] | None:
+def read(file: Path) -> Result:
+    """The result in a .json file. UserError if it cannot be read or is none."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise malformed(file, first_line(error)) from error
+    return Result.from_json(text, file)
+
+
+def read_samples(file: Path) -> Scored:
+    """The samples in a .jsonl file, in data-set order. UserError if it is malformed."""
+    try:
+        lines = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
+        return [
+            (
+                Sample(_id(line["id"]), line["prompt"], line["reference"]),
+                Completion(line["completion"], line["choice"], line["truncated"]),
+                Score(line["score"], line["answer"], _object(line["parts"])),
+            )
+            for line in lines
+        ]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise UserError(f"{file}: not the samples of a result ({reason}); move both its files away") from error
+
+
+def _id(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"expected a string as id, got {short(value)}")
+    return value
+
+
+def existing(path: Path, settings: dict[str, Any], overwrite: bool) -> Result | None:
     """The result at this stem if it was made with these settings; None if it is to be made.
 
-    Raises UserError for one made with other settings, unless `overwrite`.
+    Raises UserError for one made with other settings, or for a file that is no result, unless `overwrite`.
     """
     file = _ending(path, ".json")
     if overwrite or not file.exists():
         return None
-    try:
-        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        made_with = found["settings"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"{file}: not a result file of this project; move it away or use --overwrite") from error
-    if made_with == settings:
-        return found
-    differing = differences(made_with, settings)
+    result = read(file)
+    if result.settings == settings:
+        return result
+    differing = differences(result.settings, settings)
     raise UserError(
         f"{file} was made with other settings ({differing}); use --overwrite, or --results DIR for another place"
     )
@@ -68,14 +199,14 @@ def differences(old: Any, new: Any, path: str = "") -> str:
     """The settings that differ, by their dotted names: ten at each level, as a foreign file can hold any number."""
     if isinstance(old, dict) and isinstance(new, dict):
         keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-        named = {key: f"{path}.{short(key)[1:-1]}".lstrip(".") for key in keys[:10]}
-        told = [differences(old.get(key), new.get(key), name) for key, name in named.items()]
-        return ", ".join(told + [f"and {len(keys) - 10} more"] * (len(keys) > 10))
+        names = {key: f"{path}.{short(key)[1:-1]}".lstrip(".") for key in keys[:10]}
+        parts = [differences(old.get(key), new.get(key), name) for key, name in names.items()]
+        return ", ".join(parts + [f"and {len(keys) - 10} more"] * (len(keys) > 10))
     return f"{path}: {short(old, 24)}, now {short(new, 24)}"
 
 
-def write(path: Path, summary: dict[str, Any], scored: Sequence[tuple[Sample, Completion, Score]]) -> None:
-    """Write both files of a result, the summary last. Raises UserError if there is no room or no permission.
+def write(path: Path, result: Result, scored: Sequence[tuple[Sample, Completion, Score]]) -> None:
+    """Write both files of a result, the .json last. Raises UserError if there is no room or no permission.
 
     An older result is only touched once both files are on the disk under temporary names.
     """
@@ -85,7 +216,7 @@ def write(path: Path, summary: dict[str, Any], scored: Sequence[tuple[Sample, Co
         for s, c, score in scored
     )
     samples = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    place(path, samples, json.dumps(summary, ensure_ascii=False, indent=1) + "\n")
+    place(path, samples, result.to_json())
 
 
 def place(path: Path, samples: str, summary: str) -> None:
@@ -117,10 +248,9 @@ def writable(root: Path, flag: str = "--results") -> None:
         raise UserError(f"cannot write results to {root}: {error.strerror}; {flag} DIR names another place") from error
 
 
-def table(metrics: dict[str, Measure] | dict[str, dict[str, float]], n: int) -> str:
+def table(metrics: Mapping[str, Measure], n: int) -> str:
     """Metric, value and interval, one a line; the first is the headline."""
-    rows = [(name, m if isinstance(m, dict) else asdict(m)) for name, m in metrics.items()]
-    width = max(len(name) for name, _ in rows)
+    width = max(map(len, metrics))
     lines = [f"{'metric':<{width}}   value   95 % interval     n"]
-    lines += [f"{name:<{width}}  {m['value']:6.3f}  [{m['low']:.3f}, {m['high']:.3f}]  {n:5d}" for name, m in rows]
+    lines += [f"{name:<{width}}  {m.value:6.3f}  [{m.low:.3f}, {m.high:.3f}]  {n:5d}" for name, m in metrics.items()]
     return "\n".join(lines)

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias, get_args
 
 if TYPE_CHECKING:  # torch takes seconds to import, and tasks do without it
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Generator, Tensor
 
     from core.lm.model import LM
@@ -97,6 +99,21 @@ class Measure:
     high: float
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Ratio:
+    """A metric as sum(top) / sum(bottom) over records, x / 0 being 0; see `core.metrics`.
+
+    top and bottom: (records,), or (records, m) for the mean of m such ratios. `by_reference` is the value where another
+    scorer computes it: the same up to rounding, which the result then keeps.
+    """
+
+    records: tuple[str, ...]
+    """`Sample.record` of each, in data-set order."""
+    top: NDArray[np.float64]
+    bottom: NDArray[np.float64]
+    by_reference: float | None = None
+
+
 Scored = Sequence[tuple[Sample, Completion, Score]]
 
 
@@ -119,8 +136,11 @@ class Task(Protocol):
         """Judge one completion."""
         ...
 
-    def summarize(self, scored: Scored) -> dict[str, Measure]:
-        """Metrics over all samples, headline first, in data-set order. Raises ValueError if there are none."""
+    def ratios(self, scored: Scored) -> dict[str, Ratio]:
+        """Every metric over the same records, headline first. There is at least one sample; they are in data-set order.
+
+        `core.metrics` has what most tasks need: `headline`, `mean`, `part`.
+        """
         ...
 
 

@@ -1,30 +1,33 @@
 """What every experiment does with its edits and its samples."""
 
 from collections.abc import Iterator, MutableMapping, Sequence
+from typing import Any
 
 import torch
 
+from core import published
 from core.errors import UserError
 from core.lm.generate import complete
 from core.lm.model import LM
-from core.types import Completion, Edit, Mode, Sample, Score, Scored, Task
+from core.metrics import records, summarize
+from core.results import Result
+from core.types import Completion, Edit, Mode, Sample, Score, Scored, Task, per_update
 
 
 def batches(edits: Sequence[Edit], mode: Mode, batch_size: int | None = None) -> Iterator[Sequence[Edit]]:
     """The edits of each update: one, all, or `batch_size` (a smaller last batch is a batch too)."""
-    size = {"Instance-Sequential": 1, "Batch-Single": len(edits)}.get(mode, batch_size)
-    assert size, "Batch-Sequential needs a batch size"
+    size = per_update(mode, len(edits), batch_size)
     for start in range(0, len(edits), size):
         yield edits[start : start + size]
 
 
 def limited(samples: Sequence[Sample], limit: int | None) -> list[Sample]:
-    """The samples of the first `limit` records; a record of several samples marks them "<record>/<part>"."""
+    """The samples of the first `limit` records; all of them for None."""
     if limit is None:
         return list(samples)
-    records = dict.fromkeys(sample.id.rsplit("/", 1)[0] for sample in samples)
+    records = dict.fromkeys(sample.record for sample in samples)
     kept = set(list(records)[:limit])
-    return [sample for sample in samples if sample.id.rsplit("/", 1)[0] in kept]
+    return [sample for sample in samples if sample.record in kept]
 
 
 def score_model(
@@ -34,13 +37,33 @@ def score_model(
     batch_tokens: int | None = None,
     done: MutableMapping[int, Completion] | None = None,
 ) -> list[tuple[Sample, Completion, Score]]:
-    """Complete and judge every sample. `done` holds completions by index: those there already, and then all."""
+    """Complete and judge every sample. `done` holds completions by index: an earlier run's, in the end all."""
     prompts = [sample.prompt for sample in samples]
     try:
         completions = complete(lm, prompts, task.max_new_tokens, task.choices, batch_tokens, done)
     except torch.OutOfMemoryError as error:
         raise UserError(f"{task.name}: one prompt alone does not fit in memory; try --dtype bfloat16") from error
     return [(s, c, task.score(s, c)) for s, c in zip(samples, completions, strict=True)]
+
+
+def result_of(
+    task: Task, scored: Scored, settings: dict[str, Any], environment: dict[str, Any], seconds: dict[str, float]
+) -> Result:
+    """The result of a scored task, as yet without what it says about edits: that is `dataclasses.replace`d."""
+    metrics = summarize(task, scored)
+    return Result(
+        task=task.name,
+        headline=next(iter(metrics)),
+        metrics=metrics,
+        n=len(records(scored)),
+        completions=len(scored),
+        truncated=sum(completion.truncated for _, completion, _ in scored),
+        degenerate=degenerate(scored),
+        published=published.beside(settings),
+        settings=settings,
+        environment=environment,
+        seconds=seconds,
+    )
 
 
 def degenerate(scored: Scored) -> dict[str, int]:

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from core.metrics import headline, measure
-from core.types import Completion, Measure, Sample, Score, Scored
+from core.metrics import headline, mean, part
+from core.types import Completion, Ratio, Sample, Score, Scored
 
 
 def read_label(text: str, choices: tuple[str, ...], match_case: bool = False) -> str | None:
@@ -20,7 +20,7 @@ def read_label(text: str, choices: tuple[str, ...], match_case: bool = False) ->
 class LabelTask(ABC):
     """One new token, a sample's reference is the right one of `choices`.
 
-    Summary: accuracy (an unreadable answer is wrong), answered, accuracy of the answered ones, choice_accuracy (the
+    Metrics: accuracy (an unreadable answer is wrong), answered, accuracy of the answered ones, choice_accuracy (the
     likeliest label word by next-token probability), trivial (always the commonest label of these samples), then
     whatever `released` gives.
     """
@@ -45,15 +45,13 @@ class LabelTask(ABC):
         parts = {"choice_accuracy": float(completion.choice == gold), **self.released(completion.text, gold)}
         return Score(None if answer is None else float(answer == gold), answer or "", parts)
 
-    def summarize(self, scored: Scored) -> dict[str, Measure]:
-        if not scored:
-            raise ValueError("no samples to summarize")
+    def ratios(self, scored: Scored) -> dict[str, Ratio]:
         golds = [sample.reference for sample, _, _ in scored]
         commonest = Counter(golds).most_common(1)[0][0]
-        parts = {name: measure([score.parts[name] for _, _, score in scored]) for name in scored[0][2].parts}
+        parts = {name: part(scored, name) for name in scored[0][2].parts}
         return {
-            **headline(self.headline, [score.value for _, _, score in scored]),
+            **headline(self.headline, scored),
             "choice_accuracy": parts.pop("choice_accuracy"),
-            "trivial": measure([gold == commonest for gold in golds]),
+            "trivial": mean(scored, (gold == commonest for gold in golds)),
             **parts,
         }

@@ -3,7 +3,7 @@
 Source: Tjong Kim Sang and De Meulder 2003; scored by seqeval, strict, IOB2. How a completion is read: tasks/_entities.
 
 `Score.value` is the F1 of one prompt alone, before overlaps are settled (1 if there was nothing to find and nothing was
-named). The summary is over sentences. `f1_answered` leaves out the types of a sentence whose completion has no first
+named). The metrics are over sentences. `f1_answered` leaves out the types of a sentence whose completion has no first
 line; `trivial` is an answer that names nothing: 0.
 
 Differs from the released code: -DOCSTART- lines are no sentences; a sentence keeps the "." or "," it starts with; what
@@ -11,8 +11,9 @@ was named is scored as spans. as_released: see `released_spans` and `released_co
 completions come without special tokens, so that one of nothing but "<|endoftext|>" is empty here.
 """
 
-import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core import readers as files
-from core.metrics import first_line, measure, measure_mean
-from core.types import Completion, Measure, Sample, Score, Scored
+from core.metrics import first_line
+from core.types import Completion, Ratio, Sample, Score, Scored
 from tasks._entities import KINDS, Span, claims, iob2, released_counts, released_spans, sentence
 
 WORDS = {"PER": "Person", "LOC": "Location", "ORG": "Organization", "MISC": "Miscellaneous"}
@@ -53,26 +54,33 @@ class NER:
         answer = first_line(completion.text)
         return Score(value if answer else None, answer, {"released_found": found, "released_of": of})
 
-    def summarize(self, scored: Scored) -> dict[str, Measure]:
-        if not scored:
-            raise ValueError("no samples to summarize")
-        groups: dict[int, Group] = {}
+    def ratios(self, scored: Scored) -> dict[str, Ratio]:
+        groups: dict[str, Group] = {}
         for item in scored:
-            groups.setdefault(item[0].reference["sentence"], {})[item[0].reference["type"]] = item
+            groups.setdefault(item[0].record, {})[item[0].reference["type"]] = item
         gold, named = zip(*map(_tags, groups.values()), strict=True)
         rows = [_counts(*row) for row in zip(groups.values(), gold, named, strict=True)]
-        tp, fp, fn, asked, answered, found, of = np.array(rows, dtype=np.float64).transpose(2, 0, 1)  # (sentences, 4)
-        whole = _by_seqeval(_rates(tp.sum(1), fp.sum(1), fn.sum(1)), gold, named)
-        by_type = [_rates(tp[:, i], fp[:, i], fn[:, i]) for i in range(len(KINDS))]
+        tp, fp, fn, prompts, answered, found, of = np.array(rows, dtype=np.float64).transpose(2, 0, 1)  # (sentences, 4)
+        ratio = partial(Ratio, tuple(groups))
+
+        def rates(tp: Counts, fp: Counts, fn: Counts) -> dict[str, Ratio]:
+            return {
+                "f1": ratio(2 * tp, 2 * tp + fp + fn),
+                "precision": ratio(tp, tp + fp),
+                "recall": ratio(tp, tp + fn),
+            }
+
+        whole = _by_seqeval(rates(tp.sum(1), fp.sum(1), fn.sum(1)), gold, named)
+        by_type = [rates(tp[:, i], fp[:, i], fn[:, i]) for i in range(len(KINDS))]
         return {
             "f1": whole["f1"],
-            "answered": measure(answered.sum(1), asked.sum(1)),
-            "f1_answered": _rates(*((part * answered).sum(1) for part in (tp, fp, fn)))["f1"],
-            "trivial": measure(np.zeros(len(groups))),
+            "answered": ratio(answered.sum(1), prompts.sum(1)),
+            "f1_answered": rates(*((count * answered).sum(1) for count in (tp, fp, fn)))["f1"],
+            "trivial": ratio(np.zeros(len(groups)), np.ones(len(groups))),
             "precision": whole["precision"],
             "recall": whole["recall"],
             **{f"{rate}_{kind}": by_type[i][rate] for i, kind in enumerate(KINDS) for rate in whole},
-            "as_released": measure_mean([(found[:, i], of[:, i]) for i in range(len(KINDS))]),
+            "as_released": ratio(found, of),
         }
 
 
@@ -94,12 +102,7 @@ def _counts(group: Group, gold: list[str], named: list[str]) -> list[list[float]
     return rows
 
 
-def _rates(tp: Counts, fp: Counts, fn: Counts) -> dict[str, Measure]:
-    """F1, precision and recall from counts per sentence."""
-    return {"f1": measure(2 * tp, 2 * tp + fp + fn), "precision": measure(tp, tp + fp), "recall": measure(tp, tp + fn)}
-
-
-def _by_seqeval(rates: dict[str, Measure], gold: Sequence[Any], named: Sequence[Any]) -> dict[str, Measure]:
+def _by_seqeval(rates: dict[str, Ratio], gold: Sequence[Any], named: Sequence[Any]) -> dict[str, Ratio]:
     """The same with seqeval's values, from which ours may differ by rounding only."""
     # 1 s to import: only when NER is scored.
     from seqeval.metrics.v1 import precision_recall_fscore_support  # type: ignore[import-untyped]
@@ -108,11 +111,8 @@ def _by_seqeval(rates: dict[str, Measure], gold: Sequence[Any], named: Sequence[
     precision, recall, f1, _ = precision_recall_fscore_support(
         list(gold), list(named), average="micro", scheme=IOB2, zero_division=0
     )
-    same = {}
-    for name, value in (("f1", float(f1)), ("precision", float(precision)), ("recall", float(recall))):
-        assert math.isclose(value, rates[name].value, abs_tol=1e-9), (name, value, rates[name])
-        same[name] = Measure(value, min(rates[name].low, value), max(rates[name].high, value))
-    return same
+    theirs = {"f1": float(f1), "precision": float(precision), "recall": float(recall)}
+    return {name: replace(ratio, by_reference=theirs[name]) for name, ratio in rates.items()}
 
 
 def _spans(tags: list[str]) -> set[Span]:

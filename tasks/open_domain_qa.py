@@ -14,8 +14,8 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from core import readers as files
-from core.metrics import first_line, headline, measure, normalise
-from core.types import Completion, Measure, Sample, Score, Scored
+from core.metrics import first_line, headline, mean, normalise, part
+from core.types import Completion, Ratio, Sample, Score, Scored
 
 
 def contains(text: str, references: Collection[str]) -> bool:
@@ -67,9 +67,7 @@ class OpenDomainQA:
         value = float(contains(answer, references)) if answer else None
         return Score(value, answer, {"strict_exact_match": strict})
 
-    def summarize(self, scored: Scored) -> dict[str, Measure]:
-        if not scored:
-            raise ValueError("no samples to summarize")
+    def ratios(self, scored: Scored) -> dict[str, Ratio]:
         references = [{normalise(reference) for reference in sample.reference} for sample, _, _ in scored]
         counts = Counter(reference for group in references for reference in group if reference)
         constant = min(counts, key=lambda reference: (-counts[reference], reference), default="")
@@ -79,10 +77,10 @@ class OpenDomainQA:
             count, flag = released_hits(text, group, flag)
             hits.append(count)
         return {
-            **headline("exact_match", [score.value for _, _, score in scored]),
-            "trivial": measure([contains(constant, group) for group in references]),
-            "strict_exact_match": measure([score.parts["strict_exact_match"] for _, _, score in scored]),
-            "as_released": measure(hits),
+            **headline("exact_match", scored),
+            "trivial": mean(scored, (contains(constant, group) for group in references)),
+            "strict_exact_match": part(scored, "strict_exact_match"),
+            "as_released": mean(scored, hits),
         }
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from core import readers as files
 from core.errors import UserError
-from core.metrics import first_number, headline, measure, numbers
-from core.types import Completion, Measure, Sample, Score, Scored
+from core.metrics import first_number, headline, mean, numbers, part
+from core.types import Completion, Ratio, Sample, Score, Scored
 
 MARK = "#### "
 
@@ -43,12 +43,12 @@ class Reasoning:
             return Score(None, "", parts)
         return Score(float(number == first_number(answer)), f"{number:.15g}", parts)
 
-    def summarize(self, scored: Scored) -> dict[str, Measure]:
+    def ratios(self, scored: Scored) -> dict[str, Ratio]:
         references = [sample.reference for sample, _, _ in scored]
         return {
-            **headline("solve_rate", [score.value for _, _, score in scored]),
-            "trivial": measure([ref["last_of_hint"] == first_number(ref["answer"]) for ref in references]),
-            "as_released": measure([score.parts["as_released"] for _, _, score in scored]),
+            **headline("solve_rate", scored),
+            "trivial": mean(scored, (ref["last_of_hint"] == first_number(ref["answer"]) for ref in references)),
+            "as_released": part(scored, "as_released"),
         }
 
 

@@ -14,8 +14,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from core import readers as files
-from core.metrics import ROUGE_TYPES, headline, measure, rouge
-from core.types import Completion, Measure, Sample, Score, Scored
+from core.metrics import ROUGE_TYPES, headline, mean, part, rouge
+from core.types import Completion, Ratio, Sample, Score, Scored
 
 
 def typical(summaries: Sequence[str]) -> str:
@@ -54,15 +54,13 @@ class Summarization:
         answer = completion.text.strip()
         return Score(mean_rouge(scores) if answer else None, answer, scores)
 
-    def summarize(self, scored: Scored) -> dict[str, Measure]:
-        if not scored:
-            raise ValueError("no samples to summarize")
+    def ratios(self, scored: Scored) -> dict[str, Ratio]:
         references = [sample.reference for sample, _, _ in scored]
         constant = typical(references)
         return {
-            **headline("rouge_mean", [score.value for _, _, score in scored]),
-            "trivial": measure([mean_rouge(rouge(reference, constant)) for reference in references]),
-            **{kind: measure([score.parts[kind] for _, _, score in scored]) for kind in ROUGE_TYPES},
+            **headline("rouge_mean", scored),
+            "trivial": mean(scored, (mean_rouge(rouge(reference, constant)) for reference in references)),
+            **{kind: part(scored, kind) for kind in ROUGE_TYPES},
         }
 
 

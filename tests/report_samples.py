@@ -6,7 +6,7 @@ sample alone, so that a lower skill loses some of the right answers and wins non
 
 import random
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -14,13 +14,13 @@ from typing import Any
 
 from conftest import ROOT
 
-from core import provenance, published, results
+from core import provenance, results
 from core.registry import discover
 from core.types import Completion, Edit, Sample, Scored
 from experiment import quality
 from experiment.editing import Update
 from experiment.quality import Probe
-from experiment.scoring import degenerate
+from experiment.scoring import result_of
 
 TASKS = discover("tasks", "TASK")
 MODEL = {"name": "gpt2-xl", "sha256": "5a" * 32, "dtype": "float32"}
@@ -64,7 +64,6 @@ def make(root: Path, task: str, skill: float, edited: Edited | None = None, **ch
     """Write one result below `root`; returns its .json. `changed` replaces parts of its settings, or `n`."""
     n = changed.pop("n", 24)
     scored = completed(task, skill, n)
-    metrics = TASKS[task].summarize(scored)
     settings = {
         "task": task,
         "model": MODEL,
@@ -74,23 +73,11 @@ def make(root: Path, task: str, skill: float, edited: Edited | None = None, **ch
         "edit": edited and edited.settings(),
         **changed,
     }
-    content = {
-        "task": task,
-        "headline": next(iter(metrics)),
-        "metrics": {name: asdict(measure) for name, measure in metrics.items()},
-        "n": len({sample.id.rsplit("/", 1)[0] for sample, _, _ in scored}),
-        "completions": len(scored),
-        "truncated": 0,
-        "degenerate": degenerate(scored),
-        "published": published.beside(settings),
-        **(edit_parts(edited) if edited else {}),
-        "settings": settings,
-        "environment": ENVIRONMENT,
-        "seconds": {"score": 1.5},
-    }
+    result = result_of(TASKS[task], scored, results.plain(settings), ENVIRONMENT, {"score": 1.5})
+    result = replace(result, edited=edit_parts(edited) if edited else None)
     folder = root / f"draw-{edited.draw}" if edited and edited.draw is not None else root
     path = results.stem(folder, task, edited and edited.plan())
-    results.write(path, results.plain(content), scored)
+    results.write(path, result, scored)
     return path.with_name(path.name + ".json")
 
 
@@ -103,7 +90,7 @@ ENVIRONMENT = {
 }
 
 
-def edit_parts(edited: Edited) -> dict[str, Any]:
+def edit_parts(edited: Edited) -> results.EditRecord:
     """What the post-edit script adds to a result: edit quality, updates, edits, the change of the weights."""
     edits = [Edit(f"Fact {i} is", f"Fact {i}", "so", "thus", f"{i} is", "who", "me", i) for i in range(edited.count)]
     before = [Probe("thus", False, 0.1, "thus", False, 0.1, (1, 2)) for _ in edits]
@@ -116,16 +103,12 @@ def edit_parts(edited: Edited) -> dict[str, Any]:
         Update([e.index for e in edits[i : i + size]], {WEIGHT: share * (9 + i + 40 * (i == 6))}, {}, {}, 0.5)
         for i in range(0, edited.count, size)
     ]
-    return {
-        "quality": {
-            stage: {name: asdict(measure) for name, measure in part.items()}
-            for stage, part in quality.summarize(before, own, after).items()
-        },
-        "updates": [asdict(update) for update in updates],
-        "edits": quality.records(edits, {"before": before, "own": own, "after": after}),
-        "change": {WEIGHT: {"norm": 10.0 * share * edited.count**0.6, "weight": 250.0}},
-        "refused": [],
-    }
+    return results.EditRecord(
+        quality=quality.summarize(before, own, after),
+        updates=[asdict(update) for update in updates],
+        edits=quality.records(edits, {"before": before, "own": own, "after": after}),
+        change={WEIGHT: {"norm": 10.0 * share * edited.count**0.6, "weight": 250.0}},
+    )
 
 
 @cache

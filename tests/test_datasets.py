@@ -158,7 +158,7 @@ def test_the_readers_read_what_the_converters_write(name: str, tmp_path: Path) -
     rows, text = WRITTEN[name]
     (tmp_path / TASKS[name].file).write_text(text, encoding="utf-8", newline="\n")
     samples = list(TASKS[name].samples(tmp_path / TASKS[name].file))
-    assert len({sample.id.rsplit("/", 1)[0] for sample in samples}) == len(rows) - (name == "NLI")
+    assert len({sample.record for sample in samples}) == len(rows) - (name == "NLI")
 
 
 def test_rows_that_the_format_cannot_hold() -> None:

@@ -23,9 +23,20 @@ def name_of(path: Path) -> str:
 
 
 def imported(path: Path) -> set[str]:
-    """Full names of all modules a file imports, wherever in it: `from a import b` counts as a and as a.b."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    """Full names of all modules a file imports, wherever in it: `from a import b` counts as a and as a.b.
+
+    What a type checker alone sees does not count.
+    """
+    tree, names = ast.parse(path.read_text(encoding="utf-8")), set()
+    unseen = {
+        id(node)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+        for node in block.body
+    }
+    for node in ast.walk(tree):
+        if id(node) in unseen:
+            continue
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -45,7 +56,7 @@ ALLOWED = {
     "edit_sets": {"core", "edit_sets"},
     "inputs": {"core", "editors", "tasks", "edit_sets", "inputs"},
     "experiment": {"core", "editors", "tasks", "edit_sets", "inputs", "experiment"},
-    "analysis": {"core", "tasks", "analysis"},
+    "analysis": {"core", "analysis"},
 }
 """Arrows point down: which of our packages each may import."""
 
@@ -140,19 +151,45 @@ def test_only_one_place_generates() -> None:
 def test_nothing_but_the_standard_library_and_the_requirements_is_imported() -> None:
     listed = re.findall(r"^([\w-]+)==", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
     known = {name.lower().replace("-", "_") for name in listed} - {"pyyaml"} | {"yaml"}
-    known |= {"huggingface_hub", "packaging", "tokenizers"}  # transformers cannot do without them
-    known |= {"scipy", "ray", "tensorboard"}  # seqeval's; imported where it is asked for
+    known |= {"packaging", "tokenizers"}  # transformers cannot do without them
+    known |= {"ray", "tensorboard"}  # imported where they are asked for
     for path in FILES:
         assert tops(path) <= known | set(PACKAGES) | sys.stdlib_module_names, path
+
+
+def loaded_by(code: str) -> list[str]:
+    """The modules a fresh interpreter has loaded after `code`, in that order."""
+    code = f"import sys\n{code}\nprint('loaded:', *sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    return run.stdout.rpartition("loaded:")[2].split()
 
 
 @pytest.mark.parametrize("script", sorted(path.name for path in ROOT.glob("*.py")))
 def test_core_comes_before_torch(script: str) -> None:
     """Else torch would not see how its threads are to wait."""
-    code = f"import runpy, sys; runpy.run_path({script!r}); print(*sys.modules)"
-    told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    modules = told.split()
+    modules = loaded_by(f"import runpy; runpy.run_path({script!r})")
     assert "torch" not in modules or modules.index("core") < modules.index("torch")
+
+
+HEAVY = {"torch", "transformers", "matplotlib", "scipy", "jinja2", "numpy"}
+HELP = """import runpy
+sys.argv = [{script!r}, "--help"]
+try:
+    runpy.run_path({script!r}, run_name="__main__")
+except SystemExit:
+    pass"""
+
+
+@pytest.mark.parametrize(
+    ("code", "absent"),
+    [
+        *((f"import {name_of(path)}", HEAVY - {"numpy"}) for path in MODULES["tasks"]),
+        *((f"import {name_of(path)}", {"torch", "transformers"}) for path in MODULES["analysis"]),
+        (HELP.format(script="report.py"), HEAVY),
+    ],
+)
+def test_what_is_light_stays_light(code: str, absent: set[str]) -> None:
+    assert not absent & {*loaded_by(code)}
 
 
 def test_how_threads_wait_is_the_users_to_say() -> None:

@@ -1,6 +1,7 @@
 """core.metrics: reading, comparing, averaging."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core import metrics
-from core.metrics import first_line, first_number, headline, measure, measure_mean, normalise, numbers, rouge
-from core.types import Measure
+from core.metrics import first_line, first_number, headline, mean, measure, normalise, numbers, rouge, summarize, value
+from core.types import Completion, Measure, Ratio, Sample, Score, Scored
 
 
 @pytest.mark.parametrize(
@@ -94,8 +95,10 @@ def test_ratio_of_sums() -> None:
 
 def test_mean_of_ratios() -> None:
     pairs = [([1, 1], [1, 1]), ([0, 1], [2, 2]), ([0, 0], [0, 0])]
-    assert measure_mean(pairs).value == pytest.approx((1 + 0.25 + 0) / 3)
-    assert measure_mean(pairs[:1]) == measure(*pairs[0])
+    top, bottom = (np.array([pair[i] for pair in pairs], dtype=float).T for i in (0, 1))
+    assert measure(top, bottom).value == pytest.approx((1 + 0.25 + 0) / 3)
+    assert measure(top, bottom).value == value(Ratio(("a", "b"), top, bottom))
+    assert measure(top[:, :1], bottom[:, :1]) == measure(*pairs[0])
 
 
 @pytest.mark.parametrize("values", [[], np.zeros(0)])
@@ -148,10 +151,46 @@ def test_the_counts_are_small_and_shared() -> None:
         counts[0, 0] = 1
 
 
+def scored(*values: float | None, ids: str = "a b c d") -> Scored:
+    pairs = zip(ids.split(), values, strict=False)
+    return [(Sample(id_, "", None), Completion(""), Score(value, "")) for id_, value in pairs]
+
+
 def test_headline() -> None:
-    result = headline("accuracy", [1.0, 0.0, None, 1.0])
-    assert {name: value.value for name, value in result.items()} == pytest.approx(
+    ratios = headline("accuracy", scored(1.0, 0.0, None, 1.0))
+    assert {name: value(ratio) for name, ratio in ratios.items()} == pytest.approx(
         {"accuracy": 0.5, "answered": 0.75, "accuracy_answered": 2 / 3}
     )
-    assert list(result) == ["accuracy", "answered", "accuracy_answered"]
-    assert headline("f1", [None, None])["f1_answered"].value == 0.0
+    assert list(ratios) == ["accuracy", "answered", "accuracy_answered"]
+    assert value(headline("f1", scored(None, None))["f1_answered"]) == 0.0
+
+
+def test_samples_of_a_record_are_added_up() -> None:
+    """Resampled are records: two of them here, of two samples and of one."""
+    ratio = mean(scored(1.0, 0.0, 1.0, ids="0/a 1/a 0/b"), [1.0, 0.0, 1.0])
+    assert ratio.records == ("0", "1")
+    assert (ratio.top.tolist(), ratio.bottom.tolist()) == ([2.0, 0.0], [2.0, 1.0])
+    weighted = mean(scored(1.0, 0.0, 1.0, ids="0/a 1/a 0/b"), [1.0, 0.0, 1.0], [1.0, 0.0, 0.0])
+    assert weighted.bottom.tolist() == [1.0, 0.0]
+
+
+class Constant:
+    """A task of one metric, whose ratio is given."""
+
+    def __init__(self, ratio: Ratio) -> None:
+        self.ratio = ratio
+
+    def ratios(self, scored: Scored) -> dict[str, Ratio]:
+        return {"x": self.ratio}
+
+
+def test_summarize_keeps_the_value_of_a_reference_scorer() -> None:
+    """If it is the same up to rounding; the interval holds it."""
+    top, bottom = np.array([1.0, 1.0, 1.0]), np.array([3.0, 3.0, 3.0])
+    third = np.nextafter(1 / 3, 0)
+    task: Any = Constant(Ratio(("0", "1", "2"), top, bottom, third))
+    assert summarize(task, scored(1.0)) == {"x": Measure(third, third, measure(top, bottom).high)}
+    with pytest.raises(AssertionError):
+        summarize(Constant(Ratio(("0", "1", "2"), top, bottom, 0.3)), scored(1.0))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="no samples"):
+        summarize(task, [])

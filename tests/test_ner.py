@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from seqeval.metrics import classification_report, f1_score
 from seqeval.scheme import IOB2
 
+from core.metrics import summarize
 from core.types import Completion, Measure, Sample, Score
 from tasks._entities import KINDS, claims, iob2, released_counts, released_spans, sentence
 from tasks.ner import TASK
@@ -33,7 +34,7 @@ def summary(*sentences: tuple[str, str, Mapping[str, str]]) -> dict[str, float]:
     rows = [
         row for i, (text, tags, said) in enumerate(sentences) for row in scored(text.split(), tags.split(), said, i)
     ]
-    return {name: measure.value for name, measure in TASK.summarize(rows).items()}
+    return {name: measure.value for name, measure in summarize(TASK, rows).items()}
 
 
 def test_samples(tmp_path: Path) -> None:
@@ -188,7 +189,7 @@ def test_values_agree_with_seqeval_on_random_sentences(draw: st.DataObject) -> N
         rows += scored(tokens, tags, said, index)
         gold.append(tags)
         named.append(iob2([span for kind in KINDS for span in claims(said[kind], kind, tokens)], len(tags)))
-    result = TASK.summarize(rows)
+    result = summarize(TASK, rows)
     if not any(tag != "O" for tags in [*gold, *named] for tag in tags):
         assert result["f1"].value == 0  # seqeval's report is not defined here
         return
@@ -265,4 +266,4 @@ def test_as_released_is_the_mean_of_the_four_types() -> None:
 
 def test_a_type_nobody_asked_for_is_0_not_nan() -> None:
     rows = scored(["x"], ["O"], {"PER": " x"})[:1]
-    assert TASK.summarize(rows)["as_released"] == Measure(0.0, 0.0, 0.0)
+    assert summarize(TASK, rows)["as_released"] == Measure(0.0, 0.0, 0.0)

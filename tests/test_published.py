@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,23 @@ from conftest import ROOT
 
 from core import published
 from core.registry import discover
+from core.results import Result
+from core.types import Measure
 from experiment import cli, run
 
+RESULT = Result(
+    task="NER",
+    headline="f1",
+    metrics={"f1": Measure(0.4, 0.3, 0.5)},
+    n=3250,
+    completions=13000,
+    truncated=0,
+    degenerate={},
+    published=None,
+    settings={},
+    environment={},
+    seconds={},
+)
 TASKS = set(discover("tasks", "TASK"))
 
 
@@ -76,9 +92,8 @@ def test_the_line_beside_a_result(capsys: pytest.CaptureFixture[str]) -> None:
         assert found
         assert published.line(found).endswith(", on the whole official set)")
     assert published.beside(settings(model={"name": "other"})) is None
-    measure = {"value": 0.4, "low": 0.3, "high": 0.5, "n": 3250}
-    run.show(ROOT / "x", {"metrics": {"f1": measure}, "n": 3250, "published": published.beside(settings())})
-    run.show(ROOT / "x", {"metrics": {"f1": measure}, "n": 3250})  # a result of before this line
+    for beside in (published.beside(settings()), None):
+        run.show(ROOT / "x", replace(RESULT, published=beside))
     assert capsys.readouterr().out.count("published (as_released): 0.433") == 1
 
 

@@ -9,6 +9,7 @@ from types import ModuleType
 import pytest
 from conftest import ROOT, tiny
 
+from core.metrics import summarize
 from core.registry import discover
 from core.types import Completion, Edit
 from experiment import cli
@@ -84,4 +85,4 @@ def test_the_task_example_scores(tmp_path: Path) -> None:
     data.write_text("message\tlabel\nbuy now\tyes\nsee you at six\tno\n", encoding="utf-8")
     samples = list(task.samples(data))
     scored = [(s, c, task.score(s, c)) for s in samples for c in [Completion(" yes", "yes")]]
-    assert task.summarize(scored)["accuracy"].value == 0.5
+    assert summarize(task, scored)["accuracy"].value == 0.5

@@ -22,13 +22,16 @@ from matplotlib.lines import Line2D
 from report_samples import TASKS, Edited, make, whole_study
 from tiny_settings import ROME_YAML
 
-from analysis import cli, figures, paper, quotes, tables, words
-from analysis.collect import Setting, results
+from analysis import cli, words
+from analysis.collect import Setting, read_all
 from analysis.compare import Difference
+from analysis.html import quotes, tables
 from analysis.plots import scores as plot_scores
+from analysis.plots import style
 from analysis.study import HEADLINE, Panel, Point, family, studies
 from analysis.tradeoff import Trade
 from core.errors import UserError
+from core.published import curves
 from core.script import script
 from core.types import Measure
 from experiment import cli as scripts
@@ -64,11 +67,9 @@ NB = words.NO_BREAK
 def point(task: str, before: float, after: float, p: float, holm: float | None = None, **given: Any) -> Point:
     change = Measure(after - before, after - before - 0.1, after - before + 0.1)
     difference = Difference(change, p, "McNemar", before)
-    results: list[Any] = [None] * given.get("runs", 1)
+    runs: list[Any] = [None] * given.get("runs", 1)
     setting, count, corrected = given.get("setting", ROME), given.get("edits", 20), p if holm is None else holm
-    return Point(
-        Panel(task, "", task), setting, count, "accuracy", results, Measure(after, 0, 1), difference, corrected
-    )
+    return Point(Panel(task, "", task), setting, count, "accuracy", runs, Measure(after, 0, 1), difference, corrected)
 
 
 def test_sentence_on_falls() -> None:
@@ -185,15 +186,15 @@ def test_labels_tell_twins_apart() -> None:
 
 
 def test_looks_differ() -> None:
-    looks = figures.curves(map(str, range(30)))
+    looks = style.curves(map(str, range(30)))
     assert len({(c.colour, c.marker, str(c.line)) for c in looks.values()}) == 30
 
 
-@pytest.mark.parametrize("columns", [figures.WIDE, figures.NARROW])
+@pytest.mark.parametrize("columns", [style.WIDE, style.NARROW])
 def test_a_legend_has_room(columns: int) -> None:
-    figure, _ = figures.grid(8, columns)
+    figure, _ = style.grid(8, columns)
     handles = [Line2D([], [], label=f"MEMIT, Batch-Sequential, {n} edits per update") for n in range(8)]
-    figures.legend(figure, handles)
+    style.legend(figure, handles)
     figure.draw_without_rendering()
     (legend,) = figure.legends
     box = legend.get_window_extent()
@@ -207,9 +208,9 @@ def test_curves_leave_from_the_unedited_score(tmp_path: Path) -> None:
     for rule in (None, ("rect", 0.4)):
         for count in (10, 20):
             make(tmp_path, "NLI", 0.4, Edited(count, rule=rule))
-    (study,) = studies(results(tmp_path)[0])
-    looks = {setting: next(iter(figures.curves([setting.regularizer]).values())) for setting in study.settings}
-    figure = plot_scores.abilities(family(study.panels, study.groups[0], HEADLINE), looks, HEADLINE, figures.WIDE)
+    (study,) = studies(read_all(tmp_path)[0])
+    looks = {setting: next(iter(style.curves([setting.regularizer]).values())) for setting in study.settings}
+    figure = plot_scores.abilities(family(study.panels, study.groups[0], HEADLINE), looks, HEADLINE, style.WIDE)
     figure.draw_without_rendering()
     (ax,) = figure.axes
     lines = [line.get_transform().transform_path(line.get_path()).vertices for line in ax.get_lines()]
@@ -223,13 +224,13 @@ def test_curves_leave_from_the_unedited_score(tmp_path: Path) -> None:
 
 def test_published_curves() -> None:
     """docs/published.yaml: two figures for ROME on gpt2-xl; the axis of Batch-Sequential counts updates."""
-    first, second = paper.curves("gpt2-xl", ROME, "SentimentAnalysis")
+    first, second = curves("gpt2-xl", ROME.edit, "SentimentAnalysis")
     assert first[-1] == (20, 0.01) and second[-1] == (20, 0)
     memit = Setting("Batch-Sequential", "MEMIT", 30, "none", None, "{}")
-    ((start, *_, last),) = paper.curves("gpt2-xl", memit, "NLI")
+    ((start, *_, last),) = curves("gpt2-xl", memit.edit, "NLI")
     assert (start, last) == ((0, 0.514), (1500, 0.417))
-    assert len(paper.curves("gpt2-xl", RECT, "summarization")) == 1
-    assert paper.curves("smollm2-135m", ROME, "NLI") == []
+    assert len(curves("gpt2-xl", RECT.edit, "summarization")) == 1
+    assert curves("smollm2-135m", ROME.edit, "NLI") == []
 
 
 # --- the page ------------------------------------------------------------------------------------------------------
@@ -345,15 +346,20 @@ def test_refused_updates(tmp_path: Path) -> None:
     file = make(tmp_path, "NLI", 0.4, Edited(5))
     text = file.read_text()
     listed = '"refused": [{"edits": [203, 204], "reason": "loss is <NaN>"}]'
-    for told, row in (
-        (listed, "<td>203 and 204</td><td>loss is &lt;NaN&gt;</td>"),
-        ('"refused": []', ""),
-        ('"x": 0', ""),
-    ):
-        file.write_text(text.replace('"refused": []', told))
-        (study,) = studies(results(tmp_path)[0])
-        found = tables.refused(study, {study.settings[0]: "no regulariser"})
-        assert row in found and bool(found) == bool(row)
+    for part, row in ((listed, ["203 and 204", "loss is <NaN>"]), ('"refused": []', None), ('"x": 0', None)):
+        file.write_text(text.replace('"refused": []', part))
+        (study,) = studies(read_all(tmp_path)[0])
+        table = tables.refused(study, {study.settings[0]: "no regulariser"})
+        assert (table and [cell.text for cell in table.rows[0][1:]]) == row
+        page = made(tmp_path, tmp_path.with_name("out"))
+        assert ("<td>203 and 204</td><td>loss is &lt;NaN&gt;</td>" in page) == bool(row)
+
+
+def test_apostrophes_are_typographic_and_names_too(tmp_path: Path) -> None:
+    make(tmp_path / "r", "NLI", 0.8)
+    page = made(tmp_path / "r", tmp_path / "out", "What's left")
+    assert "<h1>What\u2019s left</h1>" in page
+    assert "'" not in re.sub(r"<style>.*</style>", "", page, flags=re.DOTALL)
 
 
 # --- its files -----------------------------------------------------------------------------------------------------
@@ -509,7 +515,7 @@ def test_a_screenshot_is_no_blank(report: Path, tmp_path: Path, width: int, heig
     browse(tmp_path, report / "index.html", f"--window-size={width},{height}", f"--screenshot={shot}")
     assert struct.unpack(">II", shot.read_bytes()[16:24]) == (width, height)
     picture = (imread(shot)[..., :3] * 255).round().astype(int)
-    for colour in figures.COLOURS[:3]:
+    for colour in style.COLOURS[:3]:
         wanted = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
         near = (np.abs(picture - wanted).max(axis=2) < 12).sum()
         assert near > 500, colour

@@ -1,27 +1,29 @@
 """analysis.collect, .samples, .study, .edits, .tradeoff and .export: what is read, sorted, compared and exported."""
 
-import ast
 import csv
 import io
 import json
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT
-from report_samples import MODEL, TASKS, WEIGHT, Edited, completed, make
+from report_samples import MODEL, TASKS, WEIGHT, Edited, completed, edit_parts, make
 
-from analysis import edits, tradeoff
-from analysis.collect import read, results
-from analysis.compare import mcnemar
+from analysis import edits, samples, tradeoff, words
+from analysis.collect import read, read_all
+from analysis.compare import binary, mcnemar
 from analysis.export import csv_text
 from analysis.samples import ratios
 from analysis.study import CHOICE, HEADLINE, RELEASED, Study, family, metric_of, regularised, studies
 from core.errors import UserError
-from core.types import Measure
+from core.metrics import mean, summarize, value
+from core.results import stem, write
+from core.types import Completion, Measure, Ratio, Sample, Score, Scored, Task
+from experiment.scoring import result_of
 
 ROME = ("ROME", "Instance-Sequential", None)
 
@@ -33,20 +35,33 @@ def change(file: Path, edit: Callable[[dict[str, Any]], object]) -> None:
 
 
 def study(root: Path) -> Study:
-    (found,) = studies(results(root)[0])
+    (found,) = studies(read_all(root)[0])
     return found
 
 
 # --- reading -------------------------------------------------------------------------------------------------------
 
 
-def test_a_result(tmp_path: Path) -> None:
+def test_a_run(tmp_path: Path) -> None:
     file = make(tmp_path, "NLI", 0.5, Edited(5, rule=("rect", 0.4), draw=3))
-    result = read(file, tmp_path)
-    assert result.place == "draw-3/test-NLI/result-NLI-Instance-Sequential-ROME-RECT40-5.json"
-    assert (result.task, result.headline, result.edits, result.draw, result.n) == ("NLI", "accuracy", 5, 3, 24)
-    assert (result.model.name, result.data) == ("gpt2-xl", ("sample", f"{'NLI':f<64}", 24))
-    assert result.edit and (result.edit.regularizer, result.edit.keep, result.edit.group) == ("rect", 0.4, ROME)
+    run = read(file, tmp_path)
+    assert run.place == "draw-3/test-NLI/result-NLI-Instance-Sequential-ROME-RECT40-5.json"
+    assert (run.result.task, run.result.headline, run.edits, run.result.n) == ("NLI", "accuracy", 5, 24)
+    assert run.headline == run.result.metrics["accuracy"]
+    assert (run.model.name, run.data) == ("gpt2-xl", ("sample", f"{'NLI':f<64}", 24))
+    assert run.edit and (run.edit.regularizer, run.edit.keep, run.edit.group) == ("rect", 0.4, ROME)
+    assert json.loads(run.repeat)[0] == 3
+
+
+def test_a_regulariser_with_parameters_of_its_own(tmp_path: Path) -> None:
+    """Its curves are told apart, and compared with the same edits without it."""
+    make(tmp_path, "NLI", 0.3, Edited(5))
+    for i, rule in enumerate(({"name": "clip", "at": 2}, {"name": "clip", "at": 3, "keep": 0.5})):
+        file = make(tmp_path / str(i), "NLI", 0.4, Edited(5))
+        change(file, lambda content, rule=rule: content["settings"]["edit"].update(regularizer=rule))
+    found = study(tmp_path)
+    assert list(words.labels(found.settings).values()) == ["no regulariser", "clip 50 %, at 3", "clip, at 2"]
+    assert len(regularised(found.panels, ROME, HEADLINE)) == 2
 
 
 def test_hidden_and_unfinished_results_are_not_read(tmp_path: Path) -> None:
@@ -54,7 +69,7 @@ def test_hidden_and_unfinished_results_are_not_read(tmp_path: Path) -> None:
     for name in (".scratch", "unfinished"):
         shutil.copytree(file.parent, tmp_path / "deep" / name / "test-NLI")
         next((tmp_path / "deep" / name).rglob("*.json")).write_text("half")
-    found, copies = results(tmp_path)
+    found, copies = read_all(tmp_path)
     assert ([result.path for result in found], copies) == ([file], 0)
 
 
@@ -62,7 +77,7 @@ def test_copies_are_left_out_wherever_their_data_lay(tmp_path: Path) -> None:
     file = make(tmp_path, "NLI", 0.5)
     shutil.copytree(file.parent, tmp_path / "again" / "test-NLI")
     change(tmp_path / "again/test-NLI" / file.name, lambda c: c["settings"]["data"].update(path="elsewhere.tsv"))
-    found, copies = results(tmp_path)
+    found, copies = read_all(tmp_path)
     assert (len(found), copies) == (1, 1)
 
 
@@ -74,10 +89,10 @@ def test_copies_are_left_out_wherever_their_data_lay(tmp_path: Path) -> None:
         (lambda file: file.write_bytes(b"\xff"), "can't decode"),
         (lambda file: change(file, lambda c: c.pop("settings")), "it has no 'settings'"),
         (lambda file: change(file, lambda c: c["settings"].pop("limit")), "it has no 'limit'"),
-        (lambda file: change(file, lambda c: c.update(headline="f1")), "headline, f1, is none of its metrics"),
+        (lambda file: change(file, lambda c: c.update(headline="f1")), "headline, 'f1', is not among its metrics"),
         (
             lambda file: change(file, lambda c: c["metrics"]["accuracy"].update(low=math.nan)),
-            "accuracy is not a number",
+            "'accuracy' is not a number",
         ),
         (lambda file: change(file, lambda c: c["settings"]["edit"].update(range=[1, 2, 0])), "must not be zero"),
         (lambda file: file.with_suffix(".jsonl").unlink(), "jsonl is not beside it"),
@@ -88,7 +103,7 @@ def test_what_is_no_result(tmp_path: Path, harm: Callable[[Path], object], reaso
     file = make(tmp_path, "NLI", 0.5, Edited(5))
     harm(file)
     with pytest.raises(UserError) as error:
-        results(tmp_path)
+        read_all(tmp_path)
     assert str(error.value).startswith(f"{file}: not a result file of this project")
     assert reason in str(error.value) and "\n" not in str(error.value)
 
@@ -97,7 +112,7 @@ def test_what_is_no_result(tmp_path: Path, harm: Callable[[Path], object], reaso
 def test_nothing_to_report(tmp_path: Path, folder: str) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=f"{folder}: no "):
-        results(tmp_path / folder)
+        read_all(tmp_path / folder)
 
 
 # --- records -------------------------------------------------------------------------------------------------------
@@ -105,27 +120,74 @@ def test_nothing_to_report(tmp_path: Path, folder: str) -> None:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_records_give_the_score(tmp_path: Path, task: str) -> None:
-    """Of every task, NER's F1 included: what is compared is what its summary says."""
-    result = read(make(tmp_path, task, 0.6), tmp_path)
-    found = ratios(result)[result.headline]
-    summary = TASKS[task].summarize(completed(task, 0.6, 24))
-    assert found.value == pytest.approx(summary[result.headline].value, abs=1e-9)
-    assert len(found.ids) == result.n == 24
-    assert 0 < found.value < 1
-    assert found.binary == (task not in ("NER", "summarization"))
-    assert (CHOICE in ratios(result)) == bool(TASKS[task].choices)
+    """Every metric of every task: what is compared is what its summary says."""
+    run = read(make(tmp_path, task, 0.6), tmp_path)
+    found = ratios(run)
+    summary = summarize(TASKS[task], completed(task, 0.6, 24))
+    assert list(found) == list(summary) == list(run.result.metrics)
+    for name, ratio in found.items():
+        assert value(ratio) == pytest.approx(summary[name].value, abs=1e-9)
+        assert len(ratio.records) == run.result.n == 24
+    score = found[run.result.headline]
+    assert 0 < value(score) < 1
+    assert binary(score) == (task not in ("NER", "summarization"))
 
 
-def test_a_score_that_is_no_ratio_is_not_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A task with a headline of its own kind: the task confirms it, and there is no difference to report."""
-    summarize = TASKS["NLI"].summarize
-    monkeypatch.setattr(type(TASKS["NLI"]), "summarize", lambda self, scored: squared(summarize(scored)))
-    file = make(tmp_path, "NLI", 0.5)
-    assert "accuracy" not in ratios(read(file, tmp_path))
+class Words:
+    """A tenth task, which the report has never heard of: two samples a record, the share of words that are "yes"."""
+
+    name, file, max_new_tokens, choices = "Words", "words.txt", 5, ()
+
+    def samples(self, data: Path) -> Iterator[Sample]:
+        for i in range(16):
+            yield Sample(f"{i // 2}/{i % 2}", f"question {i}", i)
+
+    def score(self, sample: Sample, completion: Completion) -> Score:
+        words = completion.text.split()
+        parts = {"yes": float(words.count("yes")), "words": float(len(words))}
+        return Score(float(words[:1] == ["yes"]) if words else None, " ".join(words[:1]), parts)
+
+    def ratios(self, scored: Scored) -> dict[str, Ratio]:
+        yes, said = ([score.parts[name] for _, _, score in scored] for name in ("yes", "words"))
+        return {"share": mean(scored, yes, said), "first": mean(scored, [score.value or 0 for *_, score in scored])}
 
 
-def squared(metrics: dict[str, Measure]) -> dict[str, Measure]:
-    return {**metrics, "accuracy": Measure(metrics["accuracy"].value ** 2, 0, 1)}
+def words_run(root: Path, texts: Sequence[str], edited: Edited | None = None) -> Path:
+    task: Task = Words()
+    said = zip(task.samples(root), map(Completion, texts), strict=True)
+    scored = [(sample, completion, task.score(sample, completion)) for sample, completion in said]
+    settings = json.loads(make(root / "like", "NLI", 0.5, edited).read_text())["settings"]
+    shutil.rmtree(root / "like")
+    result = result_of(task, scored, {**settings, "task": "Words"}, {}, {})
+    result = replace(result, edited=edit_parts(edited) if edited else None)
+    path = stem(root, "Words", edited and edited.plan())
+    write(path, result, scored)
+    return path.with_name(f"{path.name}.json")
+
+
+def test_a_tenth_task_is_paired(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words_run(tmp_path, ["yes yes no"] * 8 + ["yes"] * 8)
+    file = words_run(tmp_path, ["no no", "yes no"] * 8, Edited(5))
+    monkeypatch.setattr(samples, "_tasks", lambda: {"Words": Words()})
+    run = read(file, tmp_path)
+    share = ratios(run)["share"]
+    assert (share.records, share.top.tolist(), share.bottom.tolist()) == (tuple("01234567"), [1.0] * 8, [4.0] * 8)
+    (point,) = family(study(tmp_path).panels, ROME, HEADLINE)
+    assert (point.metric, point.measure.value) == ("share", 0.25)
+    assert point.difference and point.difference.test == "bootstrap"
+    assert point.difference.before == pytest.approx(24 / 32)
+    assert point.difference.measure.value == pytest.approx(-0.5) and point.difference.p < 0.001
+
+
+def test_a_task_whose_plug_in_is_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mean score and the parts are compared where they are metrics; a headline that is no such mean is not."""
+    monkeypatch.setattr(samples, "_tasks", dict)
+    assert set(ratios(read(make(tmp_path, "NLI", 0.5), tmp_path))) == {"accuracy", "choice_accuracy"}
+    words_run(tmp_path, ["yes yes no"] * 16)
+    assert ratios(read(words_run(tmp_path, ["no no", "yes no"] * 8, Edited(5)), tmp_path)) == {}
+    tenth = next(panel for panel in study(tmp_path).panels if panel.task == "Words")
+    (point,) = family([tenth], ROME, HEADLINE)
+    assert point.difference is None
 
 
 @pytest.mark.parametrize("task", ["NLI", "NER"])
@@ -168,7 +230,7 @@ def test_only_like_is_compared_with_like(tmp_path: Path) -> None:
     for i, other in enumerate(others):
         make(tmp_path / str(i), "NLI", 0.1, Edited(5), **other)
     make(tmp_path / "file", "NLI", 0.1, Edited(5), data={"path": "x", "kind": "sample", "sha256": "11" * 32})
-    found = studies(results(tmp_path)[0])
+    found = studies(read_all(tmp_path)[0])
     assert len(found) == 5
     (ours,) = (
         s
@@ -177,7 +239,7 @@ def test_only_like_is_compared_with_like(tmp_path: Path) -> None:
     )
     assert {panel.title for panel in ours.panels} == {f"NLI ({'NLIfff'})", "NLI (111111)"}
     points = family(ours.panels, ROME, HEADLINE)
-    assert [(len(point.results), point.difference is not None) for point in points] == [(1, False), (1, True)]
+    assert [(len(point.runs), point.difference is not None) for point in points] == [(1, False), (1, True)]
     assert all(point.difference is None for s in found if s is not ours for point in family(s.panels, ROME, HEADLINE))
 
 
@@ -211,13 +273,13 @@ def test_draws_ranges_and_seeds_are_repeats_of_a_point(tmp_path: Path) -> None:
     make(tmp_path / "seed", "NLI", 0.6, Edited(5), seed=1)
     make(tmp_path, "NLI", 0.2, Edited(6))
     first, second = family(study(tmp_path).panels, ROME, HEADLINE)
-    assert (first.edits, len(first.results), second.edits, len(second.results)) == (5, 4, 6, 1)
-    values = [result.metrics["accuracy"].value for result in first.results]
+    assert (first.edits, len(first.runs), second.edits, len(second.runs)) == (5, 4, 6, 1)
+    values = [run.headline.value for run in first.runs]
     assert first.measure.value == pytest.approx(sum(values) / 4)
     assert first.measure.low < min(values) + 0.2 and first.measure.high > max(values) - 0.2
     assert first.difference and first.difference.test == "bootstrap"
     assert second.difference and second.difference.test == "McNemar"
-    assert second.measure == second.results[0].metrics["accuracy"]  # a single run keeps its interval
+    assert second.measure == second.runs[0].headline  # a single run keeps its interval
 
 
 def test_an_older_result_lacks_some_keys(tmp_path: Path) -> None:
@@ -232,9 +294,9 @@ def test_an_older_result_lacks_some_keys(tmp_path: Path) -> None:
     change(file, older)
     found = study(tmp_path)
     (point,) = family(found.panels, ROME, HEADLINE)
-    assert point.difference and point.results[0].draw is None
-    assert edits.growth(point.results[0]) is None
-    assert edits.moved(point.results) is None
+    assert point.difference and json.loads(point.runs[0].repeat)[0] is None
+    assert edits.growth(point.runs[0]) is None
+    assert edits.moved(point.runs) is None
 
 
 def test_the_unedited_result_is_the_nearest(tmp_path: Path) -> None:
@@ -283,12 +345,12 @@ def test_a_regulariser_is_compared_with_the_same_edits_without_it(tmp_path: Path
     make(tmp_path, "NLI", 0.7, Edited(7, draw=0, rule=rect))
     five, seven = regularised(study(tmp_path).panels, ROME, HEADLINE)
     assert (five.edits, seven.edits) == (5, 7) and {five.setting, seven.setting} == {five.setting}
-    assert five.setting.regularizer == "rect" and [run.draw for run in five.results] == [0, 1]
+    assert five.setting.regularizer == "rect" and [json.loads(run.repeat)[0] for run in five.runs] == [0, 1]
     assert five.difference and five.difference.test == "bootstrap"
     plain = [
         run for runs in study(tmp_path).panels[0].runs.values() for run in runs.get(5, []) if run.edit != five.setting
     ]
-    assert five.difference.before == pytest.approx(sum(run.metrics["accuracy"].value for run in plain) / 2)
+    assert five.difference.before == pytest.approx(sum(run.headline.value for run in plain) / 2)
     assert five.difference.measure.value == pytest.approx(five.measure.value - five.difference.before)
     assert five.difference.measure.value > 0.2
     assert seven.difference and seven.difference.test == "McNemar" and seven.difference.before < seven.measure.value
@@ -331,16 +393,16 @@ def test_quality_of_one_run_is_its_own_and_of_several_their_mean(tmp_path: Path)
     runs = [
         read(make(tmp_path, "NLI", 0.5, Edited(9, draw=i, hold=hold)), tmp_path) for i, hold in enumerate((1.0, 0.5))
     ]
-    stored = [run.content["quality"]["after"] for run in runs]
+    stored = [record.quality["after"] for run in runs if (record := run.result.edited)]
     one = edits.quality((runs[1],), "after", "reliability")
-    assert one == Measure(**stored[1]["reliability"])
+    assert one == stored[1]["reliability"]
     for name in edits.NAMES:
         both = edits.quality(tuple(runs), "after", name)
-        values = [part[name]["value"] for part in stored]
+        values = [part[name].value for part in stored]
         assert both and both.value == pytest.approx(sum(values) / 2)
         assert both.low <= min(values) and both.high >= max(values)
-        for run, value in zip(runs, values, strict=True):
-            assert edits._per_edit(run, "after", name).mean() == pytest.approx(value)
+        for run, mean_of_one in zip(runs, values, strict=True):
+            assert edits._per_edit(run, "after", name).mean() == pytest.approx(mean_of_one)
 
 
 def trade(success: float, ability: float) -> tradeoff.Trade:
@@ -366,13 +428,11 @@ def test_relative_ability(tmp_path: Path) -> None:
     shares = []
     for panel in found.panels[1:]:
         before, after = panel.unedited[0], panel.runs[point.setting][5][0]
-        shares.append(after.metrics[after.headline].value / before.metrics[before.headline].value)
+        shares.append(after.headline.value / before.headline.value)
     assert point.ability.value == pytest.approx(sum(shares) / 2)
     assert point.ability.low < point.ability.value < point.ability.high < 1
-    assert (
-        point.success.value
-        == study(tmp_path).runs(point.setting, 5)[0].content["quality"]["after"]["reliability"]["value"]
-    )
+    record = found.runs(point.setting, 5)[0].result.edited
+    assert record and point.success == record.quality["after"]["reliability"]
     assert (point.edits, lacking) == (5, 1)
 
 
@@ -396,16 +456,6 @@ def test_csv(tmp_path: Path) -> None:
     assert float(row["difference_low"]) <= float(row["difference"]) <= float(row["difference_high"]) < 0
     scores = [[json.loads(line)["score"] or 0 for line in f.with_suffix(".jsonl").open()] for f in (before, after)]
     lost = sum(b > a for b, a in zip(*scores, strict=True))
-    assert lost > 5 and float(row["p"]) == mcnemar(lost, 0)
+    assert lost > 5 and float(row["p"]) == pytest.approx(mcnemar(lost, 0))
     released = next(r for r in rows if r["metric"] == "as_released_before_edit" and r["edits"] == "0")
     assert released["published"] == "0.519"  # docs/published.yaml, gpt2-xl before any edit
-
-
-def test_layers() -> None:
-    """Nothing that runs an experiment knows the report."""
-    for package in ("core", "editors", "tasks"):
-        for path in (ROOT / package).glob("*.py"):
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-                names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-                names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-                assert not any(name.split(".")[0] == "analysis" for name in names), path

@@ -1,20 +1,50 @@
 """core.results: the names, whole files or none, and what happens to an older result."""
 
 import json
+import math
 import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import ROOT
 
-from core import results
+from core import provenance
 from core.errors import UserError
+from core.lm.model import hash_folder
+from core.metrics import summarize
 from core.provenance import environment
-from core.results import EditPlan, existing, stem, table, writable, write
+from core.registry import discover
+from core.results import EditPlan, EditRecord, Result, existing, read, read_samples, stem, table, writable, write
 from core.types import Completion, Measure, Sample, Score
 
+DATA = Path(__file__).parent / "data/3b7a9da"
 SETTINGS = {"task": "NER", "seed": 0, "edit": {"mode": "x", "range": [0, 4, 1]}}
-SUMMARY = {"task": "NER", "metrics": {}, "settings": SETTINGS}
+EDITED = EditRecord(
+    quality={"after": {"probability": Measure(math.nan, math.nan, math.nan), "reliability": Measure(0.5, 0.0, 1.0)}},
+    change={"w": {"norm": 3.0, "weight": 30.0}},
+    refused=[{"edits": [1], "reason": "x"}],
+    updates=[{"edits": [0], "norms": {"w": 3.0}}],
+    edits=[{"prompt": "P", "own": {"success": True}}],
+)
+RESULT = Result(
+    task="NER",
+    headline="f1",
+    metrics={"f1": Measure(0.5, 0.25, 1.0), "trivial": Measure(0.0, 0.0, 0.0)},
+    n=1,
+    completions=2,
+    truncated=1,
+    degenerate={"empty": 1, "repeating": 0, "not_finite": 0},
+    published={"as_released": [0.4], "read_to": 0.01, "same_data": False},
+    edited=EDITED,
+    settings=SETTINGS,
+    environment={"device": "cpu"},
+    seconds={"score": 1.5},
+)
 SCORED = [
     (Sample("1", "é\u2028\nQ", ["A"]), Completion(" A", "A", True), Score(1.0, "A", {"strict": 0.5})),
     (Sample("2", "Q", None), Completion(""), Score(None, "")),
@@ -39,9 +69,9 @@ def test_stem(plan: EditPlan | None, name: str) -> None:
 
 def test_both_files(tmp_path: Path) -> None:
     path = tmp_path / "llama-2.7b" / "result-NER"
-    write(path, SUMMARY, SCORED)
+    write(path, RESULT, SCORED)
     assert sorted(p.name for p in path.parent.iterdir()) == ["result-NER.json", "result-NER.jsonl"]
-    assert json.loads((path.parent / "result-NER.json").read_text(encoding="utf-8")) == SUMMARY
+    assert (path.parent / "result-NER.json").read_text(encoding="utf-8") == RESULT.to_json()
     lines = (path.parent / "result-NER.jsonl").read_text(encoding="utf-8").removesuffix("\n").split("\n")
     assert [json.loads(line) for line in lines] == [
         {
@@ -55,10 +85,100 @@ def test_both_files(tmp_path: Path) -> None:
     ]
 
 
+def same(result: Result | None) -> bool:
+    """Equal but for NaN, which equals nothing."""
+    return repr(result) == repr(RESULT)
+
+
+def test_the_samples_come_back(tmp_path: Path) -> None:
+    write(tmp_path / "r", RESULT, SCORED)
+    assert read_samples(tmp_path / "r.jsonl") == SCORED
+
+
+@pytest.mark.parametrize("line", ["{}", "[]", "null", '{"id": 1}', '{"id": "1", "prompt"', "\udcff", "[" * 9000])
+def test_what_are_no_samples(tmp_path: Path, line: str) -> None:
+    (tmp_path / "r.jsonl").write_text(line, encoding="utf-8", errors="surrogateescape")
+    with pytest.raises(UserError, match="not the samples of a result") as error:
+        read_samples(tmp_path / "r.jsonl")
+    assert str(error.value).startswith(f"{tmp_path / 'r.jsonl'}: ") and "\n" not in str(error.value)
+
+
+# --- the text of a .json -------------------------------------------------------------------------------------------
+
+
+def test_a_result_comes_back() -> None:
+    text = RESULT.to_json()
+    assert Result.from_json(text, "x").to_json() == text
+    assert same(Result.from_json(text, "x"))
+    unedited = replace(RESULT, edited=None, settings={**SETTINGS, "edit": None})
+    assert Result.from_json(unedited.to_json(), "x") == unedited
+    keys = ["format", "task", "headline", "metrics", "n", "completions", "truncated", "degenerate", "published"]
+    edited, ending = ["quality", "change", "refused", "updates", "edits"], ["settings", "environment", "seconds"]
+    assert list(json.loads(text)) == keys + edited + ending
+    assert list(json.loads(unedited.to_json())) == keys + ending
+
+
+@pytest.mark.parametrize("name", ["result-NLI-before-edit", "result-NLI-Instance-Sequential-ROME-2"])
+def test_a_file_of_before_the_format_had_a_number(name: str) -> None:
+    """Made by the scripts at 3b7a9da. Written anew it is the same to the byte, but for the new key."""
+    file = DATA / f"{name}.json"
+    old = file.read_text(encoding="utf-8")
+    result = read(file)
+    assert (result.edited is None) == ("before" in name)
+    assert result.to_json() == old.replace("{\n", '{\n "format": 1,\n', 1)
+    assert existing(DATA / name, json.loads(old)["settings"], False) == result
+    assert {s.record: score.value for s, _, score in read_samples(DATA / f"{name}.jsonl")}
+    measured = summarize(discover("tasks", "TASK")["NLI"], read_samples(DATA / f"{name}.jsonl"))
+    assert measured == result.metrics
+
+
+def test_the_scripts_know_it_and_make_the_same(tiny_folder: Path, tmp_path: Path) -> None:
+    """Found, it is shown; made anew, it differs in its environment and times alone."""
+    name = "result-NLI-before-edit"
+    old = read(DATA / f"{name}.json")
+    if hash_folder(tiny_folder) != old.settings["model"]["sha256"]:
+        pytest.skip("other versions of torch or transformers make another tiny model")
+    place = tmp_path / "tiny-gpt2/test-NLI"
+    place.mkdir(parents=True)
+    for file in DATA.glob(f"{name}.*"):
+        shutil.copy(file, place)
+    command = [sys.executable, "test-task.py", "NLI", "--model", tiny_folder, "--data", "data/sample"]
+    command += ["--limit", "3", "--device", "cpu", "--results", tmp_path]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "made with the same settings" in run.stdout and "0.667" in run.stdout
+    assert (place / f"{name}.json").read_bytes() == (DATA / f"{name}.json").read_bytes()
+    subprocess.run([*command, "--overwrite"], cwd=ROOT, capture_output=True, check=True)
+    new = read(place / f"{name}.json")
+    assert replace(new, environment=old.environment, seconds=old.seconds) == old
+    assert (place / f"{name}.jsonl").read_bytes() == (DATA / f"{name}.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("harm", "reason"),
+    [
+        ({"format": 2}, "its format is 2, this version reads 1"),
+        ({"headline": "f2"}, "its headline, 'f2', is not among its metrics"),
+        ({"metrics": {"f1": {"value": 0, "low": 0, "high": math.inf}}}, "metric 'f1' is not a number"),
+        ({"metrics": {"f1": {"value": 0, "low": 0}}}, "it has no 'high'"),
+        ({"n": "many"}, "invalid literal"),
+        ({"settings": []}, "expected an object"),
+        ({"environment": None}, "expected an object"),
+        ({"degenerate": 1}, "no attribute"),
+        ({"quality": {"own": 1}}, "no attribute"),
+    ],
+)
+def test_a_malformed_result(harm: dict[str, Any], reason: str) -> None:
+    text = json.dumps({**json.loads(RESULT.to_json()), **harm})
+    with pytest.raises(UserError) as error:
+        Result.from_json(text, "place")
+    assert str(error.value).startswith("place: not a result file of this project (") and "\n" not in str(error.value)
+    assert reason in str(error.value)
+
+
 def test_a_dot_in_a_name_is_no_ending(tmp_path: Path) -> None:
-    write(tmp_path / "ROME-RECT12.5", SUMMARY, SCORED)
+    write(tmp_path / "ROME-RECT12.5", RESULT, SCORED)
     assert (tmp_path / "ROME-RECT12.5.json").is_file()
-    assert existing(tmp_path / "ROME-RECT12.5", SETTINGS, False) == SUMMARY
+    assert same(existing(tmp_path / "ROME-RECT12.5", SETTINGS, False))
 
 
 # --- an older result -----------------------------------------------------------------------------------------------
@@ -67,8 +187,8 @@ def test_a_dot_in_a_name_is_no_ending(tmp_path: Path) -> None:
 def test_existing(tmp_path: Path) -> None:
     path = tmp_path / "r"
     assert existing(path, SETTINGS, False) is None
-    write(path, SUMMARY, SCORED)
-    assert existing(path, SETTINGS, False) == SUMMARY
+    write(path, RESULT, SCORED)
+    assert same(existing(path, SETTINGS, False))
     assert existing(path, SETTINGS, True) is None
     changed: dict[str, Any] = {**SETTINGS, "seed": 1, "edit": {"mode": "x", "range": [0, 8, 2]}}
     with pytest.raises(UserError) as error:
@@ -94,22 +214,22 @@ def test_samples_without_a_summary_are_no_result(tmp_path: Path) -> None:
 @pytest.mark.parametrize("failing", [1, 2])
 def test_a_failing_move_leaves_no_half_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int) -> None:
     """Whichever of the two moves fails: where a summary is, the samples beside it are its own."""
-    path, moves, replace = tmp_path / "r", [], os.replace
+    path, moves, move = tmp_path / "r", [], os.replace
 
     def fails(source: Any, target: Any) -> None:
         moves.append(target)
         if len(moves) == failing:
             raise OSError(5, "Input/output error")
-        replace(source, target)
+        move(source, target)
 
     for older in (False, True):
         if older:
-            write(path, {**SUMMARY, "older": True}, SCORED[:1])
+            write(path, replace(RESULT, seconds={"older": 1.0}), SCORED[:1])
         moves.clear()
         with monkeypatch.context() as patch:
             patch.setattr(os, "replace", fails)
             with pytest.raises(UserError, match=r"cannot write .*: Input/output error; --results DIR"):
-                write(path, SUMMARY, SCORED)
+                write(path, RESULT, SCORED)
         assert len(moves) == failing
         assert not (tmp_path / "r.json").exists()
         assert {p.name for p in tmp_path.iterdir()} <= {"r.jsonl"}  # no temporary file
@@ -117,7 +237,7 @@ def test_a_failing_move_leaves_no_half_result(tmp_path: Path, monkeypatch: pytes
 
 def test_no_room_leaves_the_older_result_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "r"
-    write(path, SUMMARY, SCORED[:1])
+    write(path, RESULT, SCORED[:1])
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
     write_text = Path.write_text
 
@@ -129,7 +249,7 @@ def test_no_room_leaves_the_older_result_whole(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(UserError, match="No space left on device"):
-        write(path, {**SUMMARY, "newer": True}, SCORED)
+        write(path, replace(RESULT, seconds={"newer": 1.0}), SCORED)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 
@@ -138,7 +258,7 @@ def test_a_place_that_cannot_be_written_to(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"cannot write results to .*--results DIR"):
         writable(tmp_path / "file")
     with pytest.raises(UserError, match="cannot write"):
-        write(tmp_path / "file" / "r", SUMMARY, SCORED)
+        write(tmp_path / "file" / "r", RESULT, SCORED)
     writable(tmp_path / "new" / "deep")
     assert list((tmp_path / "new" / "deep").iterdir()) == []
 
@@ -147,7 +267,7 @@ def test_a_place_that_cannot_be_written_to(tmp_path: Path) -> None:
 
 
 def test_table() -> None:
-    text = table({"f1": Measure(0.5, 0.25, 1.0), "trivial": {"value": 0.125, "low": 0.0, "high": 0.5}}, 48)
+    text = table({"f1": Measure(0.5, 0.25, 1.0), "trivial": Measure(0.125, 0.0, 0.5)}, 48)
     assert text.splitlines() == [
         "metric    value   95 % interval     n",
         "f1        0.500  [0.250, 1.000]     48",
@@ -165,5 +285,5 @@ def test_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_git(*_: Any, **__: Any) -> None:
         raise FileNotFoundError("git")
 
-    monkeypatch.setattr(results.subprocess, "run", no_git)
+    monkeypatch.setattr(provenance.subprocess, "run", no_git)
     assert environment("cpu") | {"commit": None, "dirty": False} == environment("cpu")

@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT
 from matplotlib.figure import Figure
 
-from analysis.figures import render
+from analysis.plots.style import render
 from core.script import NUMBERS, postponed
 from editors.mend.log import CURVES, METRICS, Log
 from inputs.suggest import picture

@@ -13,8 +13,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from analysis import edits, words
-from analysis.collect import Result, Setting
-from analysis.figures import INK, MARKERS, SOFT, TRIVIAL, Looks, bar, beside, count_axis, grid, handle, legend
+from analysis.collect import Run, Setting
+from analysis.plots.style import INK, MARKERS, SOFT, TRIVIAL, Looks, bar, beside, count_axis, grid, handle, legend
 from analysis.study import Group, Study
 from analysis.tradeoff import Trade, frontier
 from core.types import Measure
@@ -58,7 +58,7 @@ def _measured(ax: Axes, values: Mapping[Setting, Mapping[int, Measure | None]], 
     count_axis(ax, [n for counts in values.values() for n in counts])
 
 
-def _updates(ax: Axes, runs: Mapping[Setting, Mapping[int, Sequence[Result]]], looks: Looks) -> None:
+def _updates(ax: Axes, runs: Mapping[Setting, Mapping[int, Sequence[Run]]], looks: Looks) -> None:
     """The norm of every update of each setting's longest run."""
     for setting, curve in looks.items():
         series = edits.updates(runs[setting][max(runs[setting])][0]) if runs[setting] else []

@@ -11,9 +11,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import ConnectionPatch
 from matplotlib.transforms import Transform
 
-from analysis import paper, words
+from analysis import words
 from analysis.collect import Setting
-from analysis.figures import (
+from analysis.plots.style import (
     INK,
     SOFT,
     TRIVIAL,
@@ -29,6 +29,7 @@ from analysis.figures import (
     score_axis,
 )
 from analysis.study import CHOICE, RELEASED, Group, Panel, Point, Study, metric_of
+from core.published import curves
 from core.types import Measure
 
 UNEDITED: dict[str, Any] = dict(color=INK, marker="s", ms=4.6, ls="none")
@@ -71,12 +72,12 @@ class Scene:
         self.seen = {FILLED} if any(point.significant for point in points) else set()
         self.counts: list[int] = []
         self.tops = [0.05]
-        self.base = panel.baseline([run for point in points for run in point.results])
+        self.base = panel.baseline([run for point in points for run in point.runs])
         self.start: tuple[int, float] | None = None
         name = metric_of(self.base, wanted) if self.base else None
         if self.base and name:
-            self._unedited(self.base.metrics[name])
-        trivial = (self.base or points[0].results[0]).metrics.get("trivial")
+            self._unedited(self.base.result.metrics[name])
+        trivial = (self.base or points[0].runs[0]).result.metrics.get("trivial")
         if trivial and wanted != RELEASED:
             ax.axhline(trivial.value, zorder=1, **TRIVIAL)
             self.seen.add("trivial")
@@ -114,8 +115,8 @@ class Scene:
             self.ax.add_patch(ConnectionPatch(self.start, first, **ends, **look, zorder=3))
 
     def _published(self, setting: Setting, curve: Curve) -> None:
-        model = self.points[0].results[0].model.name
-        for line in paper.curves(model, setting, self.panel.task):
+        model = self.points[0].runs[0].model.name
+        for line in curves(model, setting.edit, self.panel.task):
             self.ax.plot(*zip(*line, strict=True), color=curve.colour, marker="x", ms=4, lw=0.8, ls=":", zorder=2)
             self.seen.add("published")
             self.counts += [x for x, _ in line]
@@ -132,4 +133,4 @@ class Scene:
 def published(study: Study, group: Group) -> bool:
     """Whether the paper has any score for these settings."""
     settings = [setting for setting in study.settings if setting.group == group]
-    return any(paper.curves(study.model.name, setting, panel.task) for setting in settings for panel in study.panels)
+    return any(curves(study.model.name, setting.edit, panel.task) for setting in settings for panel in study.panels)

@@ -34,7 +34,7 @@ def _abilities(points: Sequence[Point], name: str) -> str:
     rises = sum(point.significant for point in points) - len(falls)
     largest = max(falls or points, key=lambda point: abs(point.difference.measure.value) if point.difference else 0)
     score = words.score(largest.panel.title, largest.metric)
-    start = _after(first.edits, first.setting, name, max(len(point.results) for point in points))
+    start = _after(first.edits, first.setting, name, max(len(point.runs) for point in points))
     if n == 1:
         verdict = "significantly lower" if falls else "significantly higher" if rises else "not significantly different"
         return f"{start}, {score} is {verdict}: {_change(largest)}."
@@ -81,7 +81,7 @@ def edit_quality(study: Study, names: Names) -> list[str]:
 def trade_off(trades: Sequence[Trade], names: Names) -> list[str]:
     """Which settings are on the frontier at the largest number of edits that several were measured at."""
     by_count = {trade.edits: [other for other in trades if other.edits == trade.edits] for trade in trades}
-    several = [count for count, found in by_count.items() if len(found) > 1]
+    several = [count for count, settings in by_count.items() if len(settings) > 1]
     if not several:
         return ["No two settings were measured at the same number of edits."]
     count = max(several)
