@@ -102,7 +102,7 @@ def _convert(value: Any, kind: Any, where: str) -> Any:
         return None if value is None else _convert(value, next(a for a in args if a is not type(None)), where)
     if origin is typing.Literal and value in args:
         return value
-    if origin is tuple and isinstance(value, list):
+    if origin is tuple and isinstance(value, list | tuple):
         item = [args[0]] * len(value) if args[-1] is Ellipsis else args
         if len(item) == len(value):
             return tuple(_convert(v, k, where) for v, k in zip(value, item, strict=True))

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-import sys
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict
@@ -21,6 +21,7 @@ from core.types import Edit
 from experiment.editing import Editing, Update
 from experiment.quality import Probe
 
+logger = logging.getLogger(__name__)
 UNREADABLE = (OSError, SafetensorError, ValueError, KeyError, TypeError)
 
 
@@ -68,7 +69,7 @@ class Checkpoint:
             updates = [Update(**update) for update in state["updates"]]
             own = [Probe(**_tuples(told)) for told in state["own"]]
         except UNREADABLE as error:
-            print(f"{self.file}: not usable ({error}); editing starts again", file=sys.stderr)
+            logger.warning("%s: not usable (%s); editing starts again", self.file, error)
             self.file.unlink(missing_ok=True)
             return 0
         weights = {name: tensor for name, tensor in tensors.items() if "/" not in name}

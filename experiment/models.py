@@ -36,7 +36,7 @@ class Bench:
     _answers: dict[tuple[Edit, ...], list[Probe]] = field(default_factory=dict)
 
     def editor(self, cls: type[Editor], hp: Any, seed: int, files: Mapping[str, str]) -> Editor:
-        """The editor as new; `files` are the hashes of what it depends on. Only the last one is kept: some are large."""
+        """The editor as new; `files` are the hashes of what it depends on. Only the last is kept: some are large."""
         key = (cls, hp, seed, dict(files))
         if self._editor is None or self._editor[0] != key:
             self._editor = None  # let go before the next one is made

@@ -211,6 +211,7 @@ def _schedule(request: EditRequest, editor: type[Editor], model: str, data: Path
     edits = EDIT_SET.edits(source.path, request.begin, request.end, request.step, request.draw)
     mode: Mode = pick("mode", request.mode, {mode: mode for mode in MODES})
     updates = batches(edits, per_update(mode, len(edits), request.batch_size))
+    counts = _counts(request.checkpoints, updates)
     hp = settings_of(editor, request, model)
     settings = {
         "mode": mode,
@@ -224,7 +225,6 @@ def _schedule(request: EditRequest, editor: type[Editor], model: str, data: Path
         "max_update": request.max_update,
         "data": source.describe(),
     }
-    counts = _counts(request.checkpoints, updates)
     return Schedule(request, editor, hp, regularizer, edits, updates, counts, results.plain(settings))
 
 

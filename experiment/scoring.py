@@ -1,6 +1,6 @@
-"""What every experiment does with its edits and its samples."""
+"""A task's samples completed and judged, and the result of them."""
 
-from collections.abc import Iterator, MutableMapping, Sequence
+from collections.abc import MutableMapping, Sequence
 from typing import Any
 
 import torch
@@ -11,23 +11,7 @@ from core.lm.generate import complete
 from core.lm.model import LM
 from core.metrics import records, summarize
 from core.results import Result
-from core.types import Completion, Edit, Mode, Sample, Score, Scored, Task, per_update
-
-
-def batches(edits: Sequence[Edit], mode: Mode, batch_size: int | None = None) -> Iterator[Sequence[Edit]]:
-    """The edits of each update: one, all, or `batch_size` (a smaller last batch is a batch too)."""
-    size = per_update(mode, len(edits), batch_size)
-    for start in range(0, len(edits), size):
-        yield edits[start : start + size]
-
-
-def limited(samples: Sequence[Sample], limit: int | None) -> list[Sample]:
-    """The samples of the first `limit` records; all of them for None."""
-    if limit is None:
-        return list(samples)
-    records = dict.fromkeys(sample.record for sample in samples)
-    kept = set(list(records)[:limit])
-    return [sample for sample in samples if sample.record in kept]
+from core.types import Completion, Sample, Score, Scored, Task
 
 
 def score_model(

@@ -20,7 +20,7 @@ from core.types import Change, Deltas, Edit, Editor, Notes
 from edit_sets.zsre import EDIT_SET
 from editors.regularizers import Random, keep_random
 from experiment import editing as editing_module
-from experiment.checkpoint import Saved
+from experiment.checkpoint import Checkpoint
 from experiment.editing import Editing, Rules, Update
 
 NAME = "transformer.h.1.mlp.c_proj.weight"
@@ -79,8 +79,8 @@ def same(one: Editing, other: Editing) -> bool:
     return all(torch.equal(a[k], b[k]) for k in a) and record[0] == record[1] and one.own == other.own
 
 
-def saved(folder: Path, key: Any = "key", environment: Any = None, results: Sequence[str] = ("a",)) -> Saved:
-    return Saved(folder / "unfinished", key, environment, results)
+def saved(folder: Path, key: Any = "key", environment: Any = None, results: Sequence[str] = ("a",)) -> Checkpoint:
+    return Checkpoint(folder / "unfinished", key, environment, results)
 
 
 @pytest.fixture
@@ -192,24 +192,24 @@ def test_the_change_is_from_the_unedited_weights(batches: list[list[Edit]]) -> N
 
 
 def test_only_the_beginning_of_these_edits_is_of_use(
-    batches: list[list[Edit]], edits: list[Edit], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    batches: list[list[Edit]], edits: list[Edit], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = editing()
     for batch in batches[:2]:
         first.step(batch)
     saved(tmp_path).write(first)
     longer = [*batches, *batches]
-    capsys.readouterr()
+    caplog.clear()
     assert saved(tmp_path).read(editing(), longer) == 2  # the beginning of a longer run
     for other in (batches[:1], batches[1:], batches[::-1], [edits[:2], edits[2:]]):  # behind it, or other edits
         fresh = editing()
         untouched = weights(fresh.lm)
         assert saved(tmp_path).read(fresh, other) == fresh.position == 0
         assert all(torch.equal(tensor, untouched[name]) for name, tensor in fresh.lm.model.state_dict().items())
-    assert capsys.readouterr().err == ""
+    assert caplog.messages == []
     assert saved(tmp_path, "other key").read(editing(), batches) == 0  # has a file of its own
     assert saved(tmp_path, environment="another torch").read(editing(), batches) == 0
-    assert "of another version of the code or its libraries); editing starts again\n" in capsys.readouterr().err
+    assert caplog.messages[-1].endswith("of another version of the code or its libraries); editing starts again")
 
 
 def damaged(whole: bytes) -> dict[str, bytes]:
@@ -226,7 +226,7 @@ def damaged(whole: bytes) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("damage", damaged(b""))
 def test_a_damaged_file_is_no_use_and_says_so_once(
-    damage: str, batches: list[list[Edit]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    damage: str, batches: list[list[Edit]], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     first, file = editing(), saved(tmp_path)
     for batch in batches[:2]:
@@ -236,9 +236,9 @@ def test_a_damaged_file_is_no_use_and_says_so_once(
     assert bad != file.file.read_bytes()
     file.file.write_bytes(bad)
     again = editing()
-    capsys.readouterr()
+    caplog.clear()
     assert saved(tmp_path).read(again, batches) == 0
-    (line,) = capsys.readouterr().err.splitlines()
+    (line,) = caplog.messages
     assert line.startswith(f"{file.file}: not usable (") and line.endswith("; editing starts again")
     again.step(batches[0])
     saved(tmp_path).write(again)  # replaces it
@@ -280,7 +280,7 @@ def test_the_file_holds_the_edited_parameters_alone(batches: list[list[Edit]], t
     first.step(batches[0])
     file.write(first)
     with safe_open(file.file, framework="pt") as stored:
-        assert list(stored.keys()) == [NAME]
+        assert list(stored.keys()) == [f"memory/{NAME}", "state/known", NAME]
         assert torch.equal(stored.get_tensor(NAME), first.lm.model.get_parameter(NAME))
         assert Update(**json.loads(stored.metadata()["state"])["updates"][0]) == first.updates[0]
 

@@ -17,12 +17,12 @@ from core import hparams
 from core.errors import UserError
 from core.lm.model import LM
 from core.registry import discover, pick
-from core.types import Change, Deltas, Edit, Editor, Mode, Notes
+from core.types import Change, Deltas, Edit, Editor, Mode, Notes, per_update
 from editors.regularizers import Share
 from experiment.cli import MODES
 from experiment.editing import edit_model
+from experiment.plan import batches
 from experiment.quality import probe
-from experiment.scoring import batches
 
 EDITORS: dict[str, Any] = discover("editors", "EDITOR")
 TASKS: dict[str, Any] = discover("tasks", "TASK")
@@ -223,7 +223,7 @@ def test_every_update_of_a_run_changes_the_weights(name: str, lm: LM, edits: lis
                 states.append({n: p.clone() for n, p in lm.model.named_parameters()})
                 yield batch
 
-        done, own = edit_model(lm, editor, watched(batches(edits, mode, 3)))
+        done, own = edit_model(lm, editor, watched(batches(edits, per_update(mode, len(edits), 3))))
         states.append({n: p.clone() for n, p in lm.model.named_parameters()})
         assert len(done) == counts[mode]
         assert [i for update in done for i in update.edits] == [edit.index for edit in edits]
@@ -250,7 +250,7 @@ def test_every_update_of_a_run_changes_the_weights(name: str, lm: LM, edits: lis
 )
 def test_batches(mode: Mode, size: int | None, wanted: list[list[int]]) -> None:
     edits = [Edit("p", "s", "t", "o", index=i) for i in range(5)]
-    assert [[edit.index for edit in batch] for batch in batches(edits, mode, size)] == wanted
+    assert [[edit.index for edit in batch] for batch in batches(edits, per_update(mode, 5, size))] == wanted
 
 
 class Given(Editor):
@@ -275,7 +275,7 @@ def test_each_update_is_made_on_the_result_of_the_one_before(edits: list[Edit]) 
     path = f"{lm.mlp_out(0)}.weight"
     start = lm.model.get_parameter(path).clone()
     double = Given(lm, lambda: {path: lm.model.get_parameter(path).clone()})
-    done, own = edit_model(lm, double, list(batches(edits, "Instance-Sequential")))
+    done, own = edit_model(lm, double, batches(edits, 1))
     assert torch.equal(lm.model.get_parameter(path), 16 * start)
     norm = float(start.norm())
     assert [update.norms[path] for update in done] == pytest.approx([norm, 2 * norm, 4 * norm, 8 * norm], rel=1e-5)
