@@ -1,19 +1,20 @@
 """The model on its way through a schedule's edits: edited on, kept on the disk, described for result files."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 
 from tqdm import tqdm
 
 from core.results import EditRecord
 from experiment import quality
-from experiment.checkpoint import Checkpoint
 from experiment.editing import Editing, Rules
 from experiment.export import export
 from experiment.models import Bench
 from experiment.plan import Plan, Schedule
 from experiment.quality import Probe
-from experiment.stopwatch import timed
+from experiment.stopped.checkpoint import Checkpoint
 
 
 class Course:
@@ -72,3 +73,11 @@ class Course:
         assert folder is not None
         note = {"settings": self.plan.edited, "refused": self.editing.refused, "environment": self.bench.environment}
         export(self.editing.lm, folder, note)
+
+
+@contextmanager
+def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    """Note how long the block took, under its name."""
+    start = time.perf_counter()
+    yield
+    seconds[stage] = round(time.perf_counter() - start, 3)

@@ -12,15 +12,14 @@ from core.disk import lock
 from core.disk.whole import clear
 from core.errors import Interrupted, UserError
 from core.results import EditRecord, Result
-from experiment.checkpoint import Checkpoint
-from experiment.course import Course
+from experiment.course import Course, timed
 from experiment.export import exported
-from experiment.journal import Journal
 from experiment.models import Bench, Models
-from experiment.note import FOLDER, Note
 from experiment.plan import Plan, Wanted
 from experiment.scoring import result_of, score_model
-from experiment.stopwatch import timed
+from experiment.stopped.checkpoint import Checkpoint
+from experiment.stopped.journal import Journal
+from experiment.stopped.note import FOLDER, Note
 
 
 @dataclass(frozen=True)

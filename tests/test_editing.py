@@ -1,4 +1,4 @@
-"""experiment.editing, experiment.checkpoint: updates one by one, and a stopped sequence that goes on."""
+"""experiment.editing, experiment.stopped.checkpoint: updates one by one, and a stopped sequence that goes on."""
 
 import itertools
 import json
@@ -20,8 +20,8 @@ from core.types import Change, Deltas, Edit, Editor, Notes
 from edit_sets.zsre import EDIT_SET
 from editors.regularizers import Random, keep_random
 from experiment import editing as editing_module
-from experiment.checkpoint import Checkpoint
 from experiment.editing import Editing, Rules, Update
+from experiment.stopped.checkpoint import Checkpoint
 
 NAME = "transformer.h.1.mlp.c_proj.weight"
 OTHER = "transformer.h.2.mlp.c_proj.weight"

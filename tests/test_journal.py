@@ -1,4 +1,4 @@
-"""experiment.journal: completions that outlive the run that made them."""
+"""experiment.stopped.journal: completions that outlive the run that made them."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 from core.errors import UserError
 from core.types import Completion
-from experiment.journal import Journal
+from experiment.stopped.journal import Journal
 
 MADE = {
     3: Completion("a\nb\u2028", "yes", False),

@@ -11,8 +11,8 @@ from tiny_settings import ROME_YAML
 from core.errors import UserError
 from experiment.arguments import after_parser, command, experiment, parser
 from experiment.models import Models
-from experiment.note import Note
 from experiment.plan import EditRequest, Experiment, Placement, resolve
+from experiment.stopped.note import Note
 
 EDITED = Experiment(
     tasks=("NER", "NLI"),

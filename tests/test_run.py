@@ -12,11 +12,16 @@ from conftest import ROOT
 from tiny_settings import ROME_YAML
 
 from core.lm import generate
+from core.registry import discover
+from core.results import EditRecord, Result
 from core.script import script
-from core.types import Deltas, Edit, Notes
+from core.types import Deltas, Edit, Measure, Notes
 from edit_sets.zsre import EDIT_SET
 from editors.rome import ROME
-from experiment import cli
+from experiment import cli, show
+from experiment.models import Model
+from experiment.plan import Experiment, Plan, Wanted
+from experiment.run import Edited, Made
 
 SAMPLE = ROOT / "data/sample"
 SEQUENCE = ("NLI", "Instance-Sequential", "ROME")
@@ -176,3 +181,34 @@ def test_drawn_edits(call: Call, made: list[int], tmp_path: Path) -> None:
     made.clear()
     assert call("out", *SEQUENCE, 200, 203, 1, "--draw", 4) == (0, "")
     assert sorted(made) != sorted(drawn)
+
+
+def test_what_a_terminal_shows(tmp_path: Path) -> None:
+    """Edit quality before the scores, a model that has collapsed is said to be, and where the files are."""
+    measure = Measure(0.25, 0.0, 0.5)
+    result = Result(
+        task="NLI",
+        headline="accuracy",
+        metrics={"accuracy": measure},
+        n=4,
+        completions=4,
+        truncated=0,
+        degenerate={"empty": 3, "repeating": 0, "not_finite": 2},
+        published={"as_released": [0.518], "read_to": 0.005, "same_data": True},
+        settings={"edit": None},
+        environment={},
+        seconds={},
+    )
+    wanted = Wanted(discover("tasks", "TASK")["NLI"], 0, tmp_path / "result-NLI", {})
+    lines = show.scores("NLI: 4 records", Made(wanted, result, new=True)).splitlines()
+    assert lines[:2] == ["", "NLI: 4 records"]
+    assert lines[3].split() == ["accuracy", "0.250", "[0.000,", "0.500]", "4"]
+    assert lines[4:] == [
+        "published (as_released): 0.518 (read off a figure to ±0.005)",
+        "collapsed: 3 of 4 completions are empty",
+        f"-> {tmp_path}/result-NLI.json",
+        f"-> {tmp_path}/result-NLI.jsonl",
+    ]
+    record = EditRecord(quality={stage: {"reliability": measure} for stage in ("before", "own", "after")})
+    plan = Plan(Experiment(), Model("m", tmp_path, ""), tmp_path, {}, {}, None, ())
+    assert show.text(Edited(2, record), plan).splitlines()[1] == "edit quality: 2 edits in 0 updates"

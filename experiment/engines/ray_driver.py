@@ -22,10 +22,10 @@ from core.results import Result
 from experiment.engines.local import Outcome
 from experiment.engines.ray_worker import Delivery, Order, last_line, work
 from experiment.models import Models
-from experiment.note import Note
 from experiment.plan import Experiment, Plan, resolve
 from experiment.run import Made, existing
 from experiment.show import scores
+from experiment.stopped.note import Note
 
 LOSSES = 3
 """How many workers a cell may lose before it fails: it may be what kills them."""
