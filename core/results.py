@@ -51,7 +51,7 @@ class EditRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """A .json file. `settings` decide its numbers, `environment` and `seconds` say where and how long it was made."""
+    """A .json file. `settings` decide its numbers; `environment` says where it was made, `seconds` how long it took."""
 
     task: str
     headline: str
@@ -93,14 +93,14 @@ def malformed(where: object, reason: str) -> UserError:
 
 
 def _result(content: dict[str, Any]) -> Result:
+    if _object(content).get("format", FORMAT) != FORMAT:
+        raise ValueError(f"its format is {short(content['format'])}, this version reads {FORMAT}")
     metrics = {name: _measure(value) for name, value in content["metrics"].items()}
     for name, measure in metrics.items():
         if not math.isfinite(measure.value + measure.low + measure.high):
             raise ValueError(f"metric {short(name)} is not a number")
     if content["headline"] not in metrics:
         raise ValueError(f"its headline, {short(content['headline'])}, is not among its metrics")
-    if content.get("format", FORMAT) != FORMAT:
-        raise ValueError(f"its format is {short(content['format'])}, this version reads {FORMAT}")
     settings, published, n = _object(content["settings"]), content.get("published"), int(content["n"])
     return Result(
         task=str(content["task"]),
@@ -148,7 +148,7 @@ def stem(root: Path, task: str, plan: EditPlan | None) -> Path:
 
 
 def read(file: Path) -> Result:
-    """The result in a .json file. UserError if it cannot be read or is none."""
+    """The result in a .json file. UserError for a file that cannot be read or is no result."""
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
