@@ -162,7 +162,7 @@ def read_samples(file: Path) -> Scored:
         lines = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
         return [
             (
-                Sample(_id(line["id"]), line["prompt"], line["reference"]),
+                Sample(str(line["id"]), line["prompt"], line["reference"]),
                 Completion(line["completion"], line["choice"], line["truncated"]),
                 Score(line["score"], line["answer"], _object(line["parts"])),
             )
@@ -171,12 +171,6 @@ def read_samples(file: Path) -> Scored:
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise UserError(f"{file}: not the samples of a result ({reason}); move both its files away") from error
-
-
-def _id(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"expected a string as id, got {short(value)}")
-    return value
 
 
 def existing(path: Path, settings: dict[str, Any], overwrite: bool) -> Result | None:
