@@ -50,7 +50,7 @@ class EditRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """A .json file. `settings` decide its numbers, `environment` and `seconds` say where and how long it was made."""
+    """A .json file. `settings` decide its numbers; `environment` says where it was made, `seconds` how long it took."""
 
     task: str
     headline: str
@@ -92,14 +92,14 @@ def malformed(where: object, reason: str) -> UserError:
 
 
 def _result(content: dict[str, Any]) -> Result:
+    if _object(content).get("format", FORMAT) != FORMAT:
+        raise ValueError(f"its format is {short(content['format'])}, this version reads {FORMAT}")
     metrics = {name: _measure(value) for name, value in content["metrics"].items()}
     for name, measure in metrics.items():
         if not math.isfinite(measure.value + measure.low + measure.high):
             raise ValueError(f"metric {short(name)} is not a number")
     if content["headline"] not in metrics:
         raise ValueError(f"its headline, {short(content['headline'])}, is not among its metrics")
-    if content.get("format", FORMAT) != FORMAT:
-        raise ValueError(f"its format is {short(content['format'])}, this version reads {FORMAT}")
     settings, published, n = _object(content["settings"]), content.get("published"), int(content["n"])
     return Result(
         task=str(content["task"]),
@@ -147,7 +147,7 @@ def stem(root: Path, task: str, plan: EditPlan | None) -> Path:
 
 
 def read(file: Path) -> Result:
-    """The result in a .json file. UserError if it cannot be read or is none."""
+    """The result in a .json file. UserError for a file that cannot be read or is no result."""
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
@@ -161,7 +161,7 @@ def read_samples(file: Path) -> Scored:
         lines = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
         return [
             (
-                Sample(_id(line["id"]), line["prompt"], line["reference"]),
+                Sample(str(line["id"]), line["prompt"], line["reference"]),
                 Completion(line["completion"], line["choice"], line["truncated"]),
                 Score(line["score"], line["answer"], _object(line["parts"])),
             )
@@ -170,12 +170,6 @@ def read_samples(file: Path) -> Scored:
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise UserError(f"{file}: not the samples of a result ({reason}); move both its files away") from error
-
-
-def _id(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"expected a string as id, got {short(value)}")
-    return value
 
 
 def existing(path: Path, settings: dict[str, Any], overwrite: bool) -> Result | None:

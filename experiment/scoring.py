@@ -51,7 +51,7 @@ def result_of(
 
 
 def degenerate(scored: Scored) -> dict[str, int]:
-    """How many completions show a model that has collapsed: empty, the same over and over, logits of NaN."""
+    """How many completions show a model that has collapsed: empty, the same over and over, from logits of NaN."""
     texts = [completion.text.strip() for _, completion, _ in scored]
     return {
         "empty": texts.count(""),
@@ -61,7 +61,7 @@ def degenerate(scored: Scored) -> dict[str, int]:
 
 
 def repeating(text: str) -> bool:
-    """Each word three times on average, or 20 characters and more that are one piece three times or oftener."""
+    """Each word three times on average, or 20 characters or more that are one piece three times or more."""
     words = text.split()
     pieces = range(1, len(text) // 3 + 1 if len(text) >= 20 else 0)
     return len(words) >= 3 * len(set(words)) > 0 or any(text[size:] == text[:-size] for size in pieces)

@@ -74,7 +74,7 @@ def released_counts(kind: str, spans: Sequence[str], text: str) -> tuple[int, in
 
 def _spelled(piece: str, tokens: Sequence[str]) -> list[tuple[int, int]]:
     """First and last token of every span that reads like the piece, blanks apart."""
-    target, found = "".join(piece.split()), []
+    target, spans = "".join(piece.split()), []
     for first in range(len(tokens)):
         text = ""
         for last in range(first, len(tokens)):
@@ -82,5 +82,5 @@ def _spelled(piece: str, tokens: Sequence[str]) -> list[tuple[int, int]]:
             if not target.startswith(text):
                 break
             if text == target:
-                found.append((first, last))
-    return found
+                spans.append((first, last))
+    return spans

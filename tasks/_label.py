@@ -11,7 +11,7 @@ from core.types import Completion, Ratio, Sample, Score, Scored
 
 
 def read_label(text: str, choices: tuple[str, ...], match_case: bool = False) -> str | None:
-    """The choice that the first word of the text is, punctuation around it ignored; None if it is none of them."""
+    """The choice that the first word of the text is, punctuation around it ignored; None for another word."""
     word = next(iter(text.split()), "").strip(string.punctuation)
     same = {choice if match_case else choice.lower(): choice for choice in choices}
     return same.get(word if match_case else word.lower())

@@ -19,7 +19,7 @@ from core.types import Completion, Ratio, Sample, Score, Scored
 
 
 def contains(text: str, references: Collection[str]) -> bool:
-    """Whether a span of words of the text is one of the references; all of them normalised, an empty one is none."""
+    """Whether a span of words of the text is one of the references; all of them normalised, an empty one never."""
     return any(reference and f" {reference} " in f" {text} " for reference in references)
 
 

@@ -85,7 +85,7 @@ def test_copies_are_left_out_wherever_their_data_lay(tmp_path: Path) -> None:
     ("harm", "reason"),
     [
         (lambda file: file.write_text("{"), "Expecting property name"),
-        (lambda file: file.write_text("[1]"), "list indices"),
+        (lambda file: file.write_text("[1]"), "expected an object, got [1]"),
         (lambda file: file.write_bytes(b"\xff"), "can't decode"),
         (lambda file: change(file, lambda c: c.pop("settings")), "it has no 'settings'"),
         (lambda file: change(file, lambda c: c["settings"].pop("limit")), "it has no 'limit'"),

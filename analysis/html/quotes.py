@@ -1,4 +1,4 @@
-"""Sentences a reader can quote, made from the numbers. They say what was tested, and no more than that."""
+"""Sentences a reader can quote, from the numbers. They say what was tested, and no more than that."""
 
 from collections.abc import Mapping, Sequence
 

@@ -30,14 +30,16 @@ PANELS = (
 def edit_quality(study: Study, looks: Looks, columns: int) -> Figure:
     """Panels for how the edits took and how far the weights moved, a curve per setting, against number of edits."""
     runs = {setting: {n: study.runs(setting, n) for n in study.counts(setting)} for setting in looks}
-    grown = any(edits.growth(run) for counts in runs.values() for found in counts.values() for run in found)
+    grown = any(edits.growth(run) for counts in runs.values() for repeats in counts.values() for run in repeats)
     figure, axes = grid(5 + grown, columns)
     for ax, (title, stage, name) in zip(axes, PANELS, strict=False):
-        _measured(ax, {s: {n: edits.quality(found, stage, name) for n, found in runs[s].items()} for s in looks}, looks)
+        _measured(
+            ax, {s: {n: edits.quality(repeats, stage, name) for n, repeats in runs[s].items()} for s in looks}, looks
+        )
         ax.set_ylim(0, 1.04)
         ax.set_title(title)
     if grown:
-        _measured(axes[4], {s: {n: edits.moved(found) for n, found in runs[s].items()} for s in looks}, looks)
+        _measured(axes[4], {s: {n: edits.moved(repeats) for n, repeats in runs[s].items()} for s in looks}, looks)
         axes[4].set_title("change of the weights")
         axes[4].set_ylabel("‖ΔW‖ / ‖W‖")
         size_axis(axes[4])

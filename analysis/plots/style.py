@@ -140,10 +140,10 @@ def grid(panels: int, columns: int) -> tuple[Figure, list[Axes]]:
 def legend(figure: Figure, handles: Sequence[Artist]) -> None:
     """One legend for all panels, above them, in as many columns as the figure has room for, four at most."""
     for ncols in (4, 3, 2, 1):
-        made = figure.legend(handles=list(handles), loc="outside upper left", ncols=ncols, columnspacing=1.6)
-        if made.get_window_extent().width < 0.98 * figure.bbox.width or ncols == 1:
+        drawn = figure.legend(handles=list(handles), loc="outside upper left", ncols=ncols, columnspacing=1.6)
+        if drawn.get_window_extent().width < 0.98 * figure.bbox.width or ncols == 1:
             break
-        made.remove()
+        drawn.remove()
 
 
 def bar(ax: Axes, x: float, measure: Measure, **style: Any) -> None:
