@@ -16,8 +16,9 @@ from core.errors import UserError
 from core.registry import discover, names, pick
 from core.script import Parser, positive
 from core.types import DTYPES
+from inputs import official
 from inputs.embedded import EMBEDDED_MODEL, prepare_embedded
-from inputs.official import MOMENTS, REPOS, SETS
+from inputs.official import MOMENTS, REPOS
 
 KNOWN = ", ".join((EMBEDDED_MODEL, *REPOS))
 
@@ -38,7 +39,8 @@ def parser() -> Parser:
     model.add_argument("--overwrite", action="store_true", help="make it again even if it exists")
     model.set_defaults(run=lambda args: prepare_model(args.name, args.overwrite, args.repo, args.revision))
     sets = commands.add_parser("data", help="fetch the official data into data/")
-    sets.add_argument("--only", nargs="+", metavar="TASK", default=[], help=", ".join({s.name: 0 for s in SETS}))
+    known = ", ".join(dict.fromkeys(dataset.name for dataset in official.SETS))
+    sets.add_argument("--only", nargs="+", metavar="TASK", default=[], help=known)
     sets.add_argument("--overwrite", action="store_true", help="fetch again what exists")
     sets.set_defaults(run=prepare_data)
     checking = commands.add_parser("check-data", help="validate a data folder, record by record")
@@ -104,7 +106,7 @@ def prepare_data(args: argparse.Namespace) -> Iterator[str]:
 
     tasks, edit_sets = discover("tasks", "TASK"), discover("edit_sets", "EDIT_SET")
     gatherer = datasets.Gatherer(folders.DATA, tasks, edit_sets, args.overwrite)
-    return gatherer.gather(datasets.chosen(SETS, args.only))
+    return gatherer.gather(datasets.chosen(official.SETS, args.only))
 
 
 def check_data(args: argparse.Namespace) -> Iterator[str]:
