@@ -31,7 +31,7 @@ def arguments() -> Namespace:
     p.add_argument("--max-iters", type=positive, metavar="N", help="updates to train on (default: as in the settings)")
     p.add_argument("--seed", type=int, help="of the network's weights and the order (default: as in the settings)")
     p.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
-    p.add_argument("--overwrite", action="store_true", help="start again where there is a training already")
+    p.add_argument("--overwrite", action="store_true", help="start again in place of an existing training")
     return p.parse_args()
 
 

@@ -41,7 +41,7 @@ class _Loader(yaml.SafeLoader):
         keys = [key.value for key, _ in node.value if isinstance(key.value, str)]
         if len(set(keys)) < len(keys):
             twice = next(key for key in keys if keys.count(key) > 1)
-            raise yaml.YAMLError(f"the key {short(twice)} is there twice")
+            raise yaml.YAMLError(f"the key {short(twice)} stands twice")
         return super().construct_mapping(node, deep)
 
 

@@ -26,7 +26,7 @@ def names(package: str, attribute: str) -> list[str]:
 
     That is, with EDITOR = Cls or TASK = Cls(), and name = "..." in the class Cls of the same file.
     """
-    found: list[str] = []
+    result: list[str] = []
     for module in _modules(package):
         spec = importlib.util.find_spec(module)
         assert spec is not None and spec.origin is not None
@@ -35,8 +35,8 @@ def names(package: str, attribute: str) -> list[str]:
         if name is None and attribute in source:
             name = getattr(getattr(importlib.import_module(module), attribute, None), "name", None)
         if name is not None:
-            found.append(name)
-    return sorted(found, key=str.lower)
+            result.append(name)
+    return sorted(result, key=str.lower)
 
 
 def pick(kind: str, name: str, table: Mapping[str, T]) -> T:

@@ -76,9 +76,9 @@ def script(main: Callable[[], None]) -> None:
             raise KeyboardInterrupt
 
     def swallowed(unraisable: "sys.UnraisableHookArgs") -> None:
-        """What is raised in a destructor ends there: a signal that came at such a moment comes once more.
+        """An exception in a destructor goes no further: a signal that came at such a moment is sent once more.
 
-        After a signal, other errors there are of objects that it left half-made.
+        After a signal, other errors of destructors are of objects that it left half-made.
         """
         if unraisable.exc_type is KeyboardInterrupt:
             signal.signal(signal.SIGALRM, stop)

@@ -1,1 +1,1 @@
-"""What a run needs, found, fetched and checked: models, data, second moments, settings."""
+"""What a run needs: models, data, second moments and settings are located, fetched, checked and suggested."""

@@ -1,9 +1,10 @@
 """`prepare.py check-data`: parse every file of a data folder, record by record."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
-from core.types import EditSet, Task
+from core.types import Edit, EditSet, Task
 
 
 def check(folder: Path, tasks: Iterable[Task], edit_sets: Iterable[EditSet]) -> Iterator[str]:
@@ -25,3 +26,16 @@ def check(folder: Path, tasks: Iterable[Task], edit_sets: Iterable[EditSet]) -> 
 def count(task: Task, path: Path) -> int:
     """The records of a task's file."""
     return len({sample.record for sample in task.samples(path)})
+
+
+def counters(tasks: Iterable[Task], edit_sets: Iterable[EditSet]) -> dict[str, Callable[[Path], int]]:
+    """File below a data folder -> what counts its records. UserError for a malformed one."""
+
+    def length(read: Callable[[Path], list[Edit]], path: Path) -> int:
+        return len(read(path))
+
+    result: dict[str, Callable[[Path], int]] = {}
+    for edit_set in edit_sets:
+        result[edit_set.file] = partial(length, edit_set.records)
+        result |= {file: partial(length, edit_set.training) for file in edit_set.training_files}
+    return result | {f"task-data/{task.file}": partial(count, task) for task in tasks}

@@ -1,6 +1,6 @@
 """The command line of prepare.py: what runs need is fetched, checked or computed, and said in a line each.
 
-What needs torch or a client of the hub is imported by the command that needs it: help texts are there at once.
+What needs torch or a client of the hub is imported by the command that needs it: help texts appear at once.
 """
 
 import argparse
@@ -16,8 +16,9 @@ from core.errors import UserError
 from core.registry import discover, names, pick
 from core.script import Parser, positive
 from core.types import DTYPES
+from inputs import official
 from inputs.embedded import EMBEDDED_MODEL, prepare_embedded
-from inputs.official import MOMENTS, REPOS, SETS
+from inputs.official import MOMENTS, REPOS
 
 KNOWN = ", ".join((EMBEDDED_MODEL, *REPOS))
 
@@ -35,11 +36,12 @@ def parser() -> Parser:
     model.add_argument("name", metavar="NAME", help=f"{KNOWN}, or any with --repo")
     model.add_argument("--repo", metavar="ORG/NAME", help="repository on the Hugging Face hub to take it from")
     model.add_argument("--revision", help="branch, tag or commit of it (default: main)")
-    model.add_argument("--overwrite", action="store_true", help="make it anew even if it is there")
+    model.add_argument("--overwrite", action="store_true", help="make it again even if it exists")
     model.set_defaults(run=lambda args: prepare_model(args.name, args.overwrite, args.repo, args.revision))
     sets = commands.add_parser("data", help="fetch the official data into data/")
-    sets.add_argument("--only", nargs="+", metavar="TASK", default=[], help=", ".join({s.name: 0 for s in SETS}))
-    sets.add_argument("--overwrite", action="store_true", help="fetch anew what is there")
+    known = ", ".join(dict.fromkeys(dataset.name for dataset in official.SETS))
+    sets.add_argument("--only", nargs="+", metavar="TASK", default=[], help=known)
+    sets.add_argument("--overwrite", action="store_true", help="fetch again what exists")
     sets.set_defaults(run=prepare_data)
     checking = commands.add_parser("check-data", help="validate a data folder, record by record")
     checking.add_argument("folder", metavar="DIR", type=Path, help="holds edited-data/, task-data/ and training-data/")
@@ -71,7 +73,7 @@ def add_suggest(p: argparse.ArgumentParser) -> None:
     p.add_argument("--limit", type=positive, default=30, metavar="N", help="facts to trace (default: 30)")
     p.add_argument("--out", type=Path, metavar="FILE", help="default: hparams/METHOD/MODEL.yaml (and TRAINING/ of it)")
     p.add_argument("--plot", type=Path, metavar="FILE", help="draw the effect per layer (PNG)")
-    p.add_argument("--overwrite", action="store_true", help="replace settings that are there")
+    p.add_argument("--overwrite", action="store_true", help="replace existing settings")
     p.set_defaults(run=suggest_hparams)
 
 
@@ -81,7 +83,7 @@ def prepare_model(name: str, overwrite: bool, repo: str | None = None, revision:
     if not name or Path(name).name != name or name.startswith("."):
         raise UserError(f"'{name}' is no name for a folder in {folders.MODELS}/: --repo takes ORG/NAME")
     if (folder / "config.json").is_file() and not overwrite:
-        with suppress(UserError), held([beside(folder)]):  # nobody is at work there: what a killed run has left
+        with suppress(UserError), held([beside(folder)]):  # nobody is making it: remove what a killed run has left
             clear(folder)
         yield f"{folder} is already there" + ("; --overwrite fetches it anew" if repo or revision else "")
         return
@@ -104,7 +106,7 @@ def prepare_data(args: argparse.Namespace) -> Iterator[str]:
 
     tasks, edit_sets = discover("tasks", "TASK"), discover("edit_sets", "EDIT_SET")
     gatherer = datasets.Gatherer(folders.DATA, tasks, edit_sets, args.overwrite)
-    return gatherer.gather(datasets.chosen(SETS, args.only))
+    return gatherer.gather(datasets.chosen(official.SETS, args.only))
 
 
 def check_data(args: argparse.Namespace) -> Iterator[str]:

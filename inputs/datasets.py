@@ -1,6 +1,6 @@
 """`prepare.py data`: fetch the official sets, convert them to the released files' formats, note where they came from.
 
-A file is read by the project's own reader before it is moved to its place; one that is there stays, unless --overwrite.
+A file is read by the project's own reader before it is moved to its place; an existing one stays, unless --overwrite.
 data/SOURCES.json says of every file fetched: origin, revision, SHA-256 and number of records.
 """
 
@@ -62,7 +62,7 @@ class Gatherer:
             )
 
     def _fetched(self, dataset: DataSet, target: Path) -> str:
-        """Fetch, check, note, move into place, unless the file is there. Returns the line that says so."""
+        """Fetch, check, note, move into place, unless the file exists. Returns the line that says so."""
         clear(target)
         if target.exists() and not self.overwrite:
             return f"{target} is already there"

@@ -8,7 +8,6 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from math import prod
 from pathlib import Path
@@ -27,7 +26,7 @@ from core.errors import UserError
 from core.lm.model import PATHS, hash_folder
 from core.messages import first_line, short
 from core.types import Editor, EditSet, Task
-from inputs.check import count
+from inputs.check import counters
 from inputs.download import fits
 from inputs.sources import DEFAULT_MODEL, Source, find_data
 
@@ -164,7 +163,7 @@ class Doctor:
         """Every file that runs would read, parsed, counted, and compared with data/SOURCES.json."""
         yield f"data in {folder or folders.DATA}/:"
         notes = self.sources() if folder is None else {}
-        counts = self.counts()
+        counts = counters(self.tasks.values(), self.edit_sets.values())
         lacking, sample = [], []
         for file, read in counts.items():
             try:
@@ -187,15 +186,6 @@ class Doctor:
                 f"{len(sample)} of {len(counts)} data files are the small sample: `python prepare.py data` fetches "
                 "the official ones"
             )
-
-    def counts(self) -> dict[str, Callable[[Path], int]]:
-        """File below a data folder -> what counts its records."""
-        counts: dict[str, Callable[[Path], int]] = {}
-        for edit_set in self.edit_sets.values():
-            counts[edit_set.file] = lambda path, read=edit_set.records: len(read(path))  # type: ignore[misc]
-            for file in edit_set.training_files:
-                counts[file] = lambda path, read=edit_set.training: len(read(path))  # type: ignore[misc]
-        return counts | {f"task-data/{task.file}": partial(count, task) for task in self.tasks.values()}
 
     def sources(self) -> dict[str, Any]:
         """What is noted of the files that were fetched."""

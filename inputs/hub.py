@@ -101,7 +101,7 @@ def _reason(error: Exception, repo: Repo) -> str:
 
 
 def _known(error: BaseException, repo: Repo) -> str | None:
-    """What went wrong, for errors that tell; the most special class first."""
+    """What went wrong and what to do, for errors that say it; the most special class first."""
     if isinstance(error, GatedRepoError):
         if get_token() is None:
             return (
@@ -121,18 +121,11 @@ def _known(error: BaseException, repo: Repo) -> str | None:
     if isinstance(error, HFValidationError):
         return f"'{repo.name}' is no repository name: expected ORG/NAME ({first_line(error)})"
     if isinstance(error, HfHubHTTPError):
-        return _status(error.response.status_code, repo)
+        advice = {401: "renew your access token (HF_TOKEN or `hf auth login`), or unset it", 403: f"see {repo.page}"}
+        otherwise = "wait some minutes and run this again, complete files are kept"
+        return f"{repo.name}: {first_line(error)}; {advice.get(error.response.status_code, otherwise)}"
     if isinstance(error, OSError) and "Consistency check failed" in str(error):
         return f"{repo.name}: the transfer broke ({first_line(error)}); run this again, complete files are kept"
     if isinstance(error, OSError) and error.errno and error.filename:
         return f"{error.filename}: {error.strerror}"
     return None
-
-
-def _status(status: int, repo: Repo) -> str:
-    if status == 401:
-        return f"{endpoint()} refused your access token (HF_TOKEN or `hf auth login`): renew it, or unset it"
-    if status == 403:
-        return f"{endpoint()} denies access to {repo.name}: see {repo.page}"
-    advice = "wait some minutes and run this again, complete files are kept"
-    return f"{endpoint()} answered {status} for {repo.name}: {advice}"

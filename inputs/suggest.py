@@ -80,7 +80,7 @@ class Suggestion:
     """What settings are wanted: of a method, for a model.
 
     `limit` facts of the edit file in `data` are traced, on `device` in `dtype`. `out` is the file to write, `plot` the
-    picture of what was traced; files that are there are replaced only with `overwrite`.
+    picture of what was traced; existing files are replaced only with `overwrite`.
     """
 
     method: type[Editor]

@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -233,3 +233,37 @@ def test_devices_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     patient = Doctor({}, {}, {})
     assert "cuda:0: Some GPU, memory 3.00 GB, 1.00 GB free" in list(patient.machine())
     assert patient.notes == [] and patient.memory["cuda:0"] == 3 * 10**9
+
+
+class Trained:
+    """An editor that needs training, of no name that the doctor could know."""
+
+    name, trained_by = "Other", "train_other.py"
+
+    @classmethod
+    def archives(cls) -> Iterator[Path]:
+        yield from sorted(Path("networks").glob("*/net"))
+
+    @classmethod
+    def trained_for(cls, path: Path) -> tuple[str, str]:
+        if path.read_text() == "damaged":
+            raise UserError(f"{path}: damaged; train it again")
+        return "tiny", path.read_text()
+
+
+def test_editors_are_asked_what_they_keep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    patient = Doctor({}, {}, {}, hashes={"tiny": "abc"})
+    assert list(patient.archives(Trained)) == []  # type: ignore[arg-type]
+    assert patient.notes.pop() == "no trained Other network: `python train_other.py` before METHOD is Other"
+    for name, text in (("tiny", "abc"), ("elsewhere", "xyz"), ("torn", "damaged")):
+        (tmp_path / "networks" / name).mkdir(parents=True)
+        (tmp_path / "networks" / name / "net").write_text(text)
+    lines = list(patient.archives(Trained))  # type: ignore[arg-type]
+    assert lines[1] == "Other network: networks/tiny/net, for 'tiny', 0.00 MB" and len(lines) == 2
+    assert (patient.notes, patient.broken) == ([], ["networks/torn/net: damaged; train it again"])
+    patient.hashes["tiny"] = "def"
+    list(patient.archives(Trained))  # type: ignore[arg-type]
+    assert patient.notes == [
+        "networks/tiny/net is for other weights than tiny has: `python train_other.py --model tiny`"
+    ]

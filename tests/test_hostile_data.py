@@ -76,15 +76,16 @@ def test_edits(read: Any, content: bytes, tmp_path: Path) -> None:
         assert edit.target.strip()
 
 
-@h.hostile(
-    content=h.files(h.written(ZSRE)), which=st.sampled_from([check.ZSRE, *check.TRAINING, "task-data/test-NLI.tsv"])
-)
+PATHS = (EDIT_SET.file, *EDIT_SET.training_files)
+
+
+@h.hostile(content=h.files(h.written(ZSRE)), which=st.sampled_from([*PATHS, "task-data/test-NLI.tsv"]))
 def test_a_whole_folder(content: bytes, which: str, tmp_path: Path) -> None:
-    for name in (check.ZSRE, *check.TRAINING):
+    for name in PATHS:
         put(tmp_path, name, h.written(ZSRE))
     put(tmp_path, "task-data/test-NLI.tsv", excerpt(TASKS["NLI"]))
     path = put(tmp_path, which, content)
-    h.read_or_refused(lambda: check.check(tmp_path, [TASKS["NLI"]]), path)
+    h.read_or_refused(lambda: check.check(tmp_path, [TASKS["NLI"]], [EDIT_SET]), path)
 
 
 @h.hostile(

@@ -1,9 +1,9 @@
 """What is imported when: help texts without torch, plug-ins' names without plug-ins. And who prints."""
 
 import ast
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -36,13 +36,11 @@ def test_help_loads_nothing_slow(words: str) -> None:
 
 
 def test_help_takes_no_second() -> None:
-    """The best of three: other work on the same cores slows all of them."""
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        subprocess.run([sys.executable, "prepare.py", "--help"], cwd=ROOT, capture_output=True, check=True)
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 1
+    """Of processor time: how long that takes depends on what else the machine does."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "prepare.py", "--help"], cwd=ROOT, capture_output=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from conftest import ROOT
 from fake_hub import GOOD_TOKEN, OTHER_TOKEN, FakeHub, Remote, serving
+from huggingface_hub.errors import HfHubHTTPError
 
 from core.disk.lock import beside, held
 from core.errors import UserError
@@ -172,8 +174,18 @@ def test_an_unknown_repository(server: FakeHub, tmp_path: Path, repo: str, messa
 def test_a_hub_in_trouble(server: FakeHub, files: dict[str, bytes], tmp_path: Path) -> None:
     server.models[NAME] = Remote(files)
     server.spoil["api"] = "refused"
-    with pytest.raises(UserError, match="answered 503 for org/tiny: wait some minutes"):
+    with pytest.raises(UserError, match=r"^org/tiny: .*503 Service Unavailable.*; wait some minutes"):
         models.prepare_model(tmp_path / "m", NAME)
+
+
+@pytest.mark.parametrize(
+    ("status", "advice"),
+    [(401, "renew your access token"), (403, "see http.*/org/tiny$"), (503, "wait some minutes and run this again")],
+)
+def test_what_to_do_about_an_answer_that_is_an_error(status: int, advice: str) -> None:
+    answer: Any = SimpleNamespace(status_code=status, headers={}, request=None)
+    with pytest.raises(UserError, match=f"^org/tiny: the hub's words; {advice}"), hub.explained(Repo(NAME)):
+        raise HfHubHTTPError("the hub's words\nand more", response=answer)
 
 
 def test_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Signals that wait: what a block that postpones them does, and that everything that draws is one."""
 
+import logging
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from conftest import ROOT
 from matplotlib.figure import Figure
 
 from analysis.plots.style import render
-from core.script import NUMBERS, postponed
+from core.script import NUMBERS, postponed, script
 from editors.mend.log import CURVES, METRICS, Log
 from inputs.suggest import picture
 from tests import killing
@@ -124,3 +125,26 @@ script(main)
     assert run.stderr.strip().splitlines() == [
         "interrupted: what is finished is kept; the same command goes on from there"
     ]
+
+
+def test_what_libraries_log_goes_to_stderr_as_it_is() -> None:
+    """Ours from `info` on; that of others not, as they log without being asked."""
+    code = """
+import logging
+from core.script import script
+def main():
+    logging.getLogger("inputs.models").info("%s: %d files", "org/x", 3)
+    logging.getLogger("core.disk.lock").warning("no locks")
+    logging.getLogger("editors.memit").debug("not this")
+    logging.getLogger("httpx").info("nor this")
+    print("a result")
+script(main)
+"""
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert (run.stdout, run.stderr) == ("a result\n", "org/x: 3 files\nno locks\n")
+
+
+def test_a_second_script_in_one_process_says_it_once(capsys: pytest.CaptureFixture[str]) -> None:
+    for _ in range(2):
+        script(lambda: logging.getLogger("inputs").info("once"))
+        assert capsys.readouterr().err == "once\n"
