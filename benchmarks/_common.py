@@ -5,8 +5,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
 from core import readers
 from core.lm.model import LM, load
 from core.types import Edit
@@ -15,7 +13,6 @@ from inputs.sources import CACHE, SAMPLE
 
 
 def embedded() -> LM:
-    torch.manual_seed(0)
     return load(CACHE / EMBEDDED_MODEL, EMBEDDED_MODEL, device="cpu")
 
 

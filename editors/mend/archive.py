@@ -31,7 +31,7 @@ Header = dict[str, Any]
 
 def header(lm: LM, hp: MENDSettings, shapes: Mapping[str, Shape], **more: Any) -> Header:
     """What a file says of itself: the model it is for, the weights it edits, the settings, the versions."""
-    found: Header = plain(
+    head: Header = plain(
         {
             "format": FORMAT,
             "model": lm.name,
@@ -42,7 +42,7 @@ def header(lm: LM, hp: MENDSettings, shapes: Mapping[str, Shape], **more: Any) -
             **more,
         }
     )
-    return found
+    return head
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], head: Header) -> None:

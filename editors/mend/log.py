@@ -91,13 +91,13 @@ class Log:
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
-    """The records of a file, up to a line that is none: a kill may have cut it off."""
-    found = []
+    """The records of a file, up to a line that is not whole: a kill may have cut it off."""
+    records = []
     for line in path.read_bytes().splitlines() if path.is_file() else ():
         try:
             record = json.loads(line)
             int(record["iteration"])
         except (ValueError, TypeError, KeyError, RecursionError):
             break
-        found.append(record)
-    return found
+        records.append(record)
+    return records

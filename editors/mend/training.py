@@ -128,10 +128,10 @@ class Training:
                 _, index, key = name.split(".")
                 state.setdefault(int(index), {})[key] = tensor
         own = [parameter for group in self.adam.param_groups for parameter in group["params"]]
-        for i, found in state.items():
-            if not 0 <= i < len(own) or {"exp_avg", "exp_avg_sq", "step"} != found.keys():
+        for i, moments in state.items():
+            if not 0 <= i < len(own) or {"exp_avg", "exp_avg_sq", "step"} != moments.keys():
                 raise ValueError(f"the state of parameter {i}")
-            if not found["exp_avg"].shape == found["exp_avg_sq"].shape == own[i].shape:
+            if not moments["exp_avg"].shape == moments["exp_avg_sq"].shape == own[i].shape:
                 raise ValueError(f"the shape of parameter {i}")
         self.adam.load_state_dict({**self.adam.state_dict(), "state": state})
 
@@ -189,14 +189,14 @@ class Training:
     def _validate(self) -> None:
         """Measure on the validation records; keep the network if it is the best so far."""
         hp, p = self.hp, self.progress
-        found = self._measure(self.records.validation[: hp.val_steps * hp.val_batch_size])
-        self.log.write(p.iteration, found)
+        metrics = self._measure(self.records.validation[: hp.val_steps * hp.val_batch_size])
+        self.log.write(p.iteration, metrics)
         self.log.draw()
-        value = found[hp.early_stop_key]
+        value = metrics[hp.early_stop_key]
         sign = 1 if hp.early_stop_key.startswith("loss") else -1
         if p.best is None or math.isnan(p.best) or sign * value < sign * p.best:
             p.best, p.best_iteration = value, p.iteration
-            self._save(BEST, self.net.state_dict(), validation=found)  # before LAST, which knows of it
+            self._save(BEST, self.net.state_dict(), validation=metrics)  # before LAST, which knows of it
 
     def _state(self) -> dict[str, Tensor]:
         """Everything a resumed run needs that is a tensor; there is no random state: orders come from the seed."""
