@@ -5,8 +5,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
 from core import folders
 from core.lm.model import LM, load
 from core.types import Edit
@@ -15,7 +13,6 @@ from inputs.embedded import EMBEDDED_MODEL
 
 
 def embedded() -> LM:
-    torch.manual_seed(0)
     return load(folders.MODELS / EMBEDDED_MODEL, EMBEDDED_MODEL, device="cpu")
 
 

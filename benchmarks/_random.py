@@ -39,16 +39,16 @@ STAND_INS = (folders.MODELS / EMBEDDED_MODEL, Path("tests/golden/models/gpt2-tin
 def config(name: str, layers: int | None = None, width: int | None = None) -> Any:
     """The configuration of a released model, with fewer `layers` or another `width` (4 heads) for a trial."""
     family, sizes = CONFIGS[name]
-    found = AutoConfig.for_model(family, tie_word_embeddings=family == "gpt2", **sizes)
+    shape = AutoConfig.for_model(family, tie_word_embeddings=family == "gpt2", **sizes)
     if layers:
-        found.num_hidden_layers = layers  # the families' own names are aliases of these
+        shape.num_hidden_layers = layers  # the families' own names are aliases of these
     if width:
-        found.hidden_size, found.num_attention_heads = width, 4
+        shape.hidden_size, shape.num_attention_heads = width, 4
         if family == "llama":
-            found.num_key_value_heads, found.head_dim, found.intermediate_size = 4, width // 4, 4 * width
+            shape.num_key_value_heads, shape.head_dim, shape.intermediate_size = 4, width // 4, 4 * width
         if family == "gptj":
-            found.rotary_dim = width // 8
-    return found
+            shape.rotary_dim = width // 8
+    return shape
 
 
 def skeleton(name: str) -> LM:

@@ -116,24 +116,24 @@ class Bench:
                 yield from self.mend() if method == "MEND" else self.edits(method, Path(scratch))
 
     def edits(self, method: str, scratch: Path) -> Iterator[Row]:
-        edits, made = sample_edits(self.args.edits), list[Any]()
+        edits, editors = sample_edits(self.args.edits), list[Any]()
         kind = discover("editors", "EDITOR")[method]
         hp = self.fitted(hparams.load(kind.hparams, folders.HPARAMS / method / f"{self.lm.name}.yaml"))
         if getattr(hp, "mom2_adjustment", False):
             file, count = self.text(scratch)
             hp = dataclasses.replace(hp, mom2_dataset=str(file), mom2_n_samples=count, stats_dir=str(scratch / "stats"))
-        prepared = self.row(f"{method}: templates, second moments", "s", lambda: made.append(kind(self.lm, hp)) or 1)
+        prepared = self.row(f"{method}: templates, second moments", "s", lambda: editors.append(kind(self.lm, hp)) or 1)
         if method != "KN":  # which needs none
             yield prepared
         batches = [edits] if method == "MEMIT" else [[edit] for edit in sample_edits(self.args.repeats)]
         if self.args.device.startswith("cuda"):
-            made[0].deltas(batches[0])  # warm
+            editors[0].deltas(batches[0])  # warm
 
         notes: list[Notes] = []
 
         def run() -> float:
             for batch in batches:
-                notes.append(made[0].deltas(batch)[1])
+                notes.append(editors[0].deltas(batch)[1])
             return len(batches)
 
         what = f"update of {len(edits)} edits" if method == "MEMIT" else "edit"

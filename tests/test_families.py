@@ -1,6 +1,7 @@
 """The families beyond the paper's: editors equal their twins and raise the target; batches change nothing."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import test_memit
@@ -15,7 +16,8 @@ from reference import rome as naive_rome
 
 from core.errors import UserError
 from core.lm.generate import complete
-from core.lm.model import LM, PATHS, paths_of
+from core.lm.model import LM, PATHS, hash_folder, paths_of
+from core.lm.model import load as load_model
 from core.lm.weights import add_, preserved
 from core.types import Deltas, Edit
 from editors._moments import load
@@ -145,3 +147,26 @@ def test_neurons_that_never_fire_have_moments_to_solve_with(tmp_path) -> None:
     c = load(lm, (1,), test_memit.settings(tmp_path, layers=(1,)).corpus)[1]
     assert c[5].tolist() == [float(i == 5) for i in range(48)]
     assert torch.linalg.matrix_rank(c) == 48
+
+
+def test_a_fingerprint_known_already_is_not_computed(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_model(tiny_folder, "tiny", "cpu").fingerprint == hash_folder(tiny_folder)
+
+    def refuse(folder: Path) -> str:
+        raise AssertionError(f"{folder} is hashed")
+
+    monkeypatch.setattr("core.lm.model.hash_folder", refuse)
+    assert load_model(tiny_folder, "tiny", "cpu", fingerprint="abc").fingerprint == "abc"
+    one = tiny("gpt2")
+    assert LM(one.model, one.tokenizer, "tiny", fingerprint="abc").fingerprint == "abc" != one.fingerprint
+
+
+def test_the_weights_of_an_mlp(any_lm: LM) -> None:
+    """Those of linear modules, in the model's order; the projections MEMIT and KN look at are among them."""
+    for layer in (0, 3):
+        names = any_lm.mlp_weights(layer)
+        assert {f"{any_lm.mlp_in(layer)}.weight", f"{any_lm.mlp_out(layer)}.weight"} <= set(names)
+        assert all(name.startswith(f"{any_lm.block(layer)}.") for name in names)
+        assert names == [name for name, _ in any_lm.model.named_parameters() if name in names]
+        gated = any_lm.model.config.model_type in ("llama", "mistral", "qwen2", "qwen3", "gemma3_text")
+        assert len(names) == (3 if gated else 2)

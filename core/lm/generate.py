@@ -104,7 +104,7 @@ class _Finite(LogitsProcessor):
 
 
 def _generated(lm: LM, rows: list[Row], max_new_tokens: int, past_end: bool = False) -> list[tuple[Row, bool]]:
-    """What one batch is continued by, and whether all logits on the way were numbers."""
+    """What one batch is continued by, and whether all logits on the way were finite."""
     never = lm.model.config.vocab_size  # one past the last id
     ends = never if past_end else lm.model.generation_config.eos_token_id
     stop = {ends} if isinstance(ends, int) else set(ends or ())
@@ -148,21 +148,21 @@ def in_batches(
             batch = order[position : position + max(1, budget // width)]
             if not all(i in results for i in batch):
                 try:
-                    found = work([rows[i] for i in batch])
+                    new = work([rows[i] for i in batch])
                 except torch.OutOfMemoryError:
                     if len(batch) == 1:
                         raise
                     budget = len(batch) * width // 2
                     torch.cuda.empty_cache()
                     continue
-                results.update(zip(batch, found, strict=True))
+                results.update(zip(batch, new, strict=True))
             position += len(batch)
             bar.update(len(batch))
     return [results[i] for i in range(len(rows))]
 
 
 def _next_token(lm: LM, rows: list[Row], words: list[int], prefix: Prefix) -> list[tuple[int, int, bool]]:
-    """Per row the likeliest next token, which of `words` is likeliest (0 if there are none), are the logits numbers."""
+    """Per row the likeliest next token, which of `words` is likeliest (0 if there are none), are all logits finite."""
     tokens = pad(lm, [row[prefix.length :] for row in rows])
     logits = lm.model(
         tokens.ids,

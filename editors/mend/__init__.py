@@ -116,15 +116,15 @@ def opened(path: Path, lm: LM, hp: MENDSettings) -> Network:
     archive.check(path, head, lm)
     mine = {**hp.network(), "inner_params": sorted(hp.inner_params)}
     try:
-        made = {key: head["settings"][key] for key in mine}
-        made["inner_params"] = sorted(made["inner_params"])
+        trained = {key: head["settings"][key] for key in mine}
+        trained["inner_params"] = sorted(trained["inner_params"])
         shapes = {name: (d_in, d_out) for name, (d_in, d_out) in head["shapes"].items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: its header is damaged; train it again") from error
     for key, value in mine.items():
-        if made[key] != value:
+        if trained[key] != value:
             raise UserError(
-                f"{path} was trained with {key}: {short(made[key])}, the settings say {short(value)}; "
+                f"{path} was trained with {key}: {short(trained[key])}, the settings say {short(value)}; "
                 "change them or train again"
             )
     if shapes != shapes_of(lm, list(shapes)) or shapes.keys() != set(hp.inner_params):

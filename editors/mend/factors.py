@@ -70,13 +70,13 @@ def gradient_factors(
         seen = stack.enter_context(trace(lm.model, *paths))
         value = loss()
         gradients = torch.autograd.grad(value * scale, [seen[path].output for path in paths])
-    found = {}
+    factors = {}
     for name, path, g in zip(names, paths, gradients, strict=True):
         x = seen[path].input.detach()
         kept = (x != 0).any(-1) & (g != 0).any(-1)  # (rows, columns)
         rows = kept.nonzero()[:, 0].to(owner.device)
-        found[name] = Factors(x[kept].to(owner.device).float(), g[kept].to(owner.device).float() / scale, owner[rows])
-    return value.detach(), found
+        factors[name] = Factors(x[kept].to(owner.device).float(), g[kept].to(owner.device).float() / scale, owner[rows])
+    return value.detach(), factors
 
 
 @contextmanager
