@@ -188,13 +188,15 @@ def test_the_python_example_is_ten_lines() -> None:
 @pytest.mark.skipif(not (EMBEDDED / "config.json").is_file(), reason="python prepare.py model smollm2-135m makes it")
 @pytest.mark.skipif(not hasattr(experiment, "load"), reason="the words for Python are not in experiment yet")
 def test_the_python_example_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """As printed; it prints what it says and nothing else, and the model is the unedited one again at the end."""
+    """As printed. Nothing else writes to stdout, and at the end the model says what it did without the edits."""
     monkeypatch.chdir(ROOT)
     example = run("experiment")
-    assert example.record.quality()["before"]["reliability"].value < 0.5
-    assert re.fullmatch(r"Measure\(.*\) Measure\(.*\) Measure\(.*\)\n(.*\n)+\[.*\]\n", capsys.readouterr().out)
+    out = capsys.readouterr().out
+    assert re.fullmatch(r"Measure\(.*\) Measure\(.*\) Measure\(.*\)\n(.*\n)+\[.*\]\n", out)
     assert example.before.n == example.after.n == 20
-    assert str(example.ex.score(example.lm, "NER", limit=20)) == str(example.before)
+    assert float(out.split("value=")[1].split(",")[0]) >= 0.75  # reliability, with the edits in
+    said = out.splitlines()[-1]
+    assert not any(repr(fact.target) in said for fact in example.facts)
 
 
 def test_the_editor_example_edits() -> None:
