@@ -126,7 +126,7 @@ def changes(entries: list[int]) -> int:
 
 
 def table() -> Iterator[str]:
-    """The table of docs/benchmarks.md, in GB of 10^9 bytes."""
+    """The table of docs/speed.md, in GB of 10^9 bytes."""
     yield f"| model | dtype | {' | '.join(METHODS)} | MEMIT, ordinary memory |"
     yield "|---" * (3 + len(METHODS)) + "|"
     for name in CONFIGS:

@@ -141,6 +141,6 @@ def test_memory_of_mends_network() -> None:
 
 
 def test_the_table_of_the_documentation_is_this_one() -> None:
-    text = (ROOT / "docs/benchmarks.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs/speed.md").read_text(encoding="utf-8")
     for line in memory.table():
         assert line in text
