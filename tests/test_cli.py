@@ -470,7 +470,7 @@ def test_no_room_for_results(call: Call, tmp_path: Path, monkeypatch: pytest.Mon
     run = call("NLI")
     assert run.code == 2
     assert run.err == [
-        f"error: cannot write {tmp_path}/out/tiny-gpt2/test-NLI/result-NLI-before-edit: No space left on device; "
+        f"error: cannot write {tmp_path}/out/tiny-gpt2/test-NLI/result-NLI-before-edit.jsonl: No space left on device; "
         "--results DIR names another place"
     ]
     kept = list((tmp_path / "out/tiny-gpt2/test-NLI").iterdir())  # for the next try
