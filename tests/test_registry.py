@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT, tiny
+from conftest import ROOT, edit_model, tiny
 from test_mend import archived, network
 from tiny_settings import TARGET, corpus
 
@@ -20,7 +20,6 @@ from core.registry import discover, pick
 from core.types import Change, Deltas, Edit, Editor, Mode, Notes
 from editors.regularizers import Share
 from experiment.cli import MODES
-from experiment.editing import edit_model
 from experiment.quality import probe
 from experiment.scoring import batches
 
