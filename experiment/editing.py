@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -159,16 +159,3 @@ def fits(name: str, weight: Tensor, delta: Tensor, max_update: float) -> None:
     total = (weight.float() + delta.to(weight.device, torch.float32)).to(weight.dtype)
     if not total.isfinite().all():
         raise EditRefused(f"the update of {name} overflows {str(weight.dtype).removeprefix('torch.')}")
-
-
-def edit_model(
-    lm: LM, editor: Editor, updates: Iterable[Sequence[Edit]], regularizer: Regularizer | None = None
-) -> tuple[list[Update], list[Probe]]:
-    """Apply one update per batch, each on the result of the one before. Changes the model.
-
-    Returns the updates, and for every edit what the model said right after its own update.
-    """
-    editing = Editing(lm, editor, Rules(regularizer))
-    for batch in updates:
-        editing.step(batch)
-    return editing.updates, editing.own

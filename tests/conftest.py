@@ -5,7 +5,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from core.lm.model import LM
 from core.script import PACKAGES
-from core.types import Edit
+from core.types import Edit, Editor, Regularizer
+from experiment.editing import Editing, Rules, Update
+from experiment.quality import Probe
 
 # One thread each: the workers of pytest -n share the cores, and waiting threads that spin in a crowd burn minutes.
 torch.set_num_threads(1)
@@ -168,3 +170,13 @@ def unchanged() -> Callable[[LM], Callable[[], None]]:
         return check
 
     return start
+
+
+def edit_model(
+    lm: LM, editor: Editor, updates: Iterable[Sequence[Edit]], regularizer: Regularizer | None = None
+) -> tuple[list[Update], list[Probe]]:
+    """One update per batch, each on the result of the one before: the updates, and every edit's own probe."""
+    editing = Editing(lm, editor, Rules(regularizer))
+    for batch in updates:
+        editing.step(batch)
+    return editing.updates, editing.own

@@ -12,9 +12,12 @@ from conftest import ROOT
 from core.registry import discover, names
 
 SLOW = {"torch", "transformers", "numpy", "datasets", "huggingface_hub", "matplotlib"}
-LIGHT = ["prepare.py", "prepare.py model", "prepare.py stats", "prepare.py suggest-hparams", "prepare.py doctor"]
+LIGHT = [
+    *("prepare.py", "prepare.py model", "prepare.py stats", "prepare.py suggest-hparams", "prepare.py doctor"),
+    *("test-task.py", "test-task-after.py", "sweep.py", "report.py"),
+]
 PLUGINS = [("editors", "EDITOR"), ("tasks", "TASK"), ("edit_sets", "EDIT_SET")]
-PRINTING = {"core/script.py"} | {f"{package}/cli.py" for package in ("inputs", "experiment", "analysis")}
+PRINTING = {"core/script.py", "inputs/cli.py", "analysis/cli.py", "experiment/cli.py", "experiment/grid_cli.py"}
 """Beside the scripts: what they are made of."""
 
 
@@ -75,7 +78,7 @@ def test_names_by_import_where_the_source_does_not_say_them(tmp_path: Path, monk
     assert names("named_plugins", "THING") == ["borrowed", "computed", "given", "inherited", "Plain"]
 
 
-@pytest.mark.parametrize("package", ["core", "editors", "tasks", "edit_sets", "inputs"])
+@pytest.mark.parametrize("package", ["core", "editors", "tasks", "edit_sets", "inputs", "experiment", "analysis"])
 def test_libraries_log_and_do_not_print(package: str) -> None:
     for path in sorted((ROOT / package).rglob("*.py")):
         if path.relative_to(ROOT).as_posix() not in PRINTING:

@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from conftest import GOLDEN, tiny
+from conftest import GOLDEN, edit_model, tiny
 from reference import memit as naive
 from safetensors.torch import load_file
 from tiny_settings import TARGET, corpus
@@ -19,7 +19,6 @@ from editors import _value
 from editors._moments import factorise
 from editors._moments import load as load_moments
 from editors.memit import MEMIT, MEMITSettings, spread
-from experiment.editing import edit_model
 
 TEMPLATES = ("{}", "The first day. {}", "In this section, the text says that. {}")
 

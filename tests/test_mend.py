@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import EMBEDDED, FAMILIES, GOLDEN, ROOT, tiny
+from conftest import EMBEDDED, FAMILIES, GOLDEN, ROOT, edit_model, tiny
 from reference import mend as naive
 from safetensors.torch import load_file
 from torch import Tensor
@@ -28,7 +28,6 @@ from editors.mend.factors import edited, gradient_factors, reads_of, shapes_of
 from editors.mend.network import Factors, Network, Statistics, seeded
 from editors.mend.outcome import outcome
 from editors.mend.settings import BEST, MENDSettings
-from experiment.editing import edit_model
 
 CASE = GOLDEN / "mend-gpt2"
 Check = Callable[[LM], Callable[[], None]]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT, tiny
+from conftest import ROOT, edit_model, tiny
 from test_mend import archived, network
 from tiny_settings import TARGET, corpus
 
@@ -17,10 +17,8 @@ from core import hparams
 from core.errors import UserError
 from core.lm.model import LM
 from core.registry import discover, pick
-from core.types import Change, Deltas, Edit, Editor, Mode, Notes, per_update
+from core.types import MODES, Change, Deltas, Edit, Editor, Mode, Notes, per_update
 from editors.regularizers import Share
-from experiment.cli import MODES
-from experiment.editing import edit_model
 from experiment.plan import batches
 from experiment.quality import probe
 

@@ -19,6 +19,7 @@ import torch
 from tqdm import tqdm
 
 from core.errors import UserError
+from core.script import log_to_stderr
 from experiment.models import Models
 from experiment.plan import Experiment, resolve
 from experiment.run import Made, run
@@ -84,6 +85,7 @@ def _begin(places: "multiprocessing.Queue[int]", gpus: int) -> None:
     if gpus:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus)))).split(",")
         os.environ["CUDA_VISIBLE_DEVICES"] = visible[places.get() % gpus]
+    log_to_stderr()
     tqdm.set_lock(RLock())  # its own is a semaphore, which a worker that is stopped would not give back
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _stop)
