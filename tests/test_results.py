@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 from conftest import ROOT
+from tiny_settings import ROME_YAML
 
+from analysis.collect import read_all
 from core import provenance
 from core.errors import UserError
 from core.lm.model import hash_folder
@@ -21,6 +23,9 @@ from core.provenance import environment
 from core.registry import discover
 from core.results import EditPlan, EditRecord, Result, existing, read, read_samples, stem, table, writable, write
 from core.types import Completion, Measure, Sample, Score
+from experiment.models import Models
+from experiment.plan import EditRequest, Experiment, resolve
+from experiment.run import existing as plan_existing
 
 DATA = Path(__file__).parent / "data/3b7a9da"
 SETTINGS = {"task": "NER", "seed": 0, "edit": {"mode": "x", "range": [0, 4, 1]}}
@@ -130,6 +135,21 @@ def test_a_file_of_before_the_format_had_a_number(name: str) -> None:
     assert {s.record: score.value for s, _, score in read_samples(DATA / f"{name}.jsonl")}
     measured = summarize(discover("tasks", "TASK")["NLI"], read_samples(DATA / f"{name}.jsonl"))
     assert measured == result.metrics
+
+
+def test_the_edited_one_is_valid_too_and_the_report_reads_both(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    if hash_folder(tiny_folder) != read(DATA / "result-NLI-before-edit.json").settings["model"]["sha256"]:
+        pytest.skip("other versions of torch or transformers make another tiny model")
+    (tmp_path / "rome.yaml").write_text(ROME_YAML)
+    request = EditRequest(method="ROME", mode="Instance-Sequential", begin=0, end=2, hparams=tmp_path / "rome.yaml")
+    asked = Experiment(tasks=("NLI",), model=str(tiny_folder), edit=request, data=Path("data/sample"), limit=3)
+    plan = resolve(replace(asked, results=tmp_path), Models())
+    shutil.copytree(DATA, plan.root / "test-NLI")
+    assert [result.task for result in plan_existing(plan).values()] == ["NLI"]
+    assert sorted(run.edits for run in read_all(DATA)[0]) == [0, 2]
 
 
 def test_the_scripts_know_it_and_make_the_same(tiny_folder: Path, tmp_path: Path) -> None:

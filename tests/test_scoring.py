@@ -1,4 +1,4 @@
-"""experiment.scoring: which samples are scored, and what a result says of them."""
+"""Which samples are scored, and what a result says of them."""
 
 from conftest import ROOT
 
@@ -6,7 +6,8 @@ from core.metrics import summarize
 from core.registry import discover
 from core.results import Result
 from core.types import Completion
-from experiment.scoring import degenerate, limited, result_of
+from experiment.plan import limited
+from experiment.scoring import degenerate, result_of
 
 NER = discover("tasks", "TASK")["NER"]
 SAMPLES = list(NER.samples(ROOT / "data/sample/task-data" / NER.file))
