@@ -63,8 +63,10 @@ class Record:
     def quality(self) -> dict[str, dict[str, Measure]]:
         """How well the edits took: stage ("before", "own", "after") -> metric -> mean with its interval.
 
-        Asks the model as it is now: inside the `with` block of `edited`.
+        Asks the model as it is now. Raises ValueError outside the `with` block of `edited`, where the edits are undone.
         """
+        if len(self.editing.own) < len(self.edits):
+            raise ValueError("the edits are undone: ask for their quality inside the `with` block")
         return quality.summarize(self.before, self.editing.own, probe(self.editing.lm, self.edits))
 
 

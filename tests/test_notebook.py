@@ -37,6 +37,8 @@ def test_what_it_gives_is_what_the_script_writes(
         with pytest.raises(AssertionError):
             check()
     check()
+    with pytest.raises(ValueError, match="inside the `with` block"):
+        record.quality()
     assert ex.score(lm, "NLI", limit=3, data=SAMPLE).metrics == before.metrics
     assert capfd.readouterr().out == ""
     (tmp_path / "rome.yaml").write_text(ROME_YAML)

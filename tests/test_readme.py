@@ -15,12 +15,10 @@ import torch
 import yaml
 from conftest import EMBEDDED, ROOT, tiny
 
-import experiment
 from core.errors import UserError
 from core.registry import discover
 from core.types import Change, Completion, Edit
 from editors import regularizers
-from tasks._label import LabelTask
 
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
@@ -186,7 +184,6 @@ def test_the_python_example_is_ten_lines() -> None:
 
 
 @pytest.mark.skipif(not (EMBEDDED / "config.json").is_file(), reason="python prepare.py model smollm2-135m makes it")
-@pytest.mark.skipif(not hasattr(experiment, "load"), reason="the words for Python are not in experiment yet")
 def test_the_python_example_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """As printed. Nothing else writes to stdout, and at the end the model says what it did without the edits."""
     monkeypatch.chdir(ROOT)
@@ -210,7 +207,6 @@ def test_the_editor_example_edits() -> None:
     assert all(torch.equal(weight, before[name]) for name, weight in lm.model.state_dict().items())
 
 
-@pytest.mark.skipif(not hasattr(LabelTask, "ratios"), reason="tasks do not give ratios yet")
 def test_the_task_example_scores(tmp_path: Path) -> None:
     task = run("TASK").TASK
     data = tmp_path / task.file
@@ -233,7 +229,6 @@ def test_the_regularizer_example_regularizes() -> None:
     assert cap().label == "CAP5" and cap().settings() == {"name": "cap", "share": 0.05}
 
 
-@pytest.mark.skipif(not hasattr(regularizers, "REGULARIZERS"), reason="regularisers are no table yet")
 def test_the_regularizer_example_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     cap = run("Cap", dataclass=dataclasses.dataclass).Cap
     monkeypatch.setattr(regularizers, "REGULARIZERS", {**regularizers.REGULARIZERS, "cap": cap})
@@ -242,7 +237,6 @@ def test_the_regularizer_example_is_a_row(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_the_edit_set_example_reads(tmp_path: Path) -> None:
-    pytest.importorskip("edit_sets._select", reason="edit sets have no common part yet")
     edit_set = run("EDIT_SET").EDIT_SET
     path = tmp_path / "facts.tsv"
     path.write_text(
