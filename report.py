@@ -1,4 +1,4 @@
-"""Turn result files into one self-contained report: python report.py RESULTS [--out DIR]; --help lists the flags."""
+"""Turn result files into one self-contained report: python report.py [RESULTS] [--out DIR]; --help lists the flags."""
 
 from analysis.cli import main
 from core.script import script

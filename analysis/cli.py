@@ -1,4 +1,4 @@
-"""python report.py RESULTS [--out DIR]: result files in, a folder with the report out, whole or not at all."""
+"""python report.py [RESULTS] [--out DIR]: result files in, a folder with the report out, whole or not at all."""
 
 import os
 import tempfile
@@ -20,7 +20,9 @@ OURS = {"index.html", "figures", "results.csv"}
 
 def main() -> None:
     p = Parser(description="Turn result files into one self-contained report.")
-    p.add_argument("results", type=Path, metavar="RESULTS", help="folder with result files, e.g. test-result/")
+    p.add_argument(
+        "results", type=Path, nargs="?", default=folders.RESULTS, metavar="RESULTS", help="default: test-result"
+    )
     p.add_argument("--out", type=Path, default=folders.REPORT, metavar="DIR", help="default: report")
     p.add_argument("--title", default=TITLE, help=f"default: {TITLE}")
     args = p.parse_args()

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import count
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,8 @@ class Difference:
     p: float
     test: str
     before: float
+    records: int
+    """How many pairs of them there are."""
 
 
 def binary(ratio: Ratio) -> bool:
@@ -34,6 +37,16 @@ def binary(ratio: Ratio) -> bool:
 def mcnemar(lost: int, won: int) -> float:
     """Exact two-sided p: of the records that changed, `lost` became wrong and `won` right (McNemar 1947)."""
     return float(binomtest(lost, lost + won).pvalue) if lost + won else 1.0
+
+
+def fewest_changes(comparisons: int) -> int:
+    """How many records must change, all of them one way, before McNemar's exact test is significant after Holm.
+
+    `comparisons`: those that are not significant yet, by which Holm's method multiplies the next p. The smallest m with
+    comparisons 2 (1/2)^m < LEVEL, as m changes one way have p = 2 (1/2)^m: 6 for one comparison. Of n records that is a
+    difference of m / n; if m > n no difference between n records can be significant.
+    """
+    return next(m for m in count(1) if comparisons * mcnemar(m, 0) < LEVEL)
 
 
 def holm(values: Sequence[float]) -> list[float]:
@@ -102,8 +115,10 @@ def difference(before: Sequence[Ratio], after: Sequence[Ratio]) -> Difference:
     measure = interval(float(np.mean([value(run) for run in after])) - start, draws)
     if len(after) == 1 and binary(after[0]) and binary(before[0]):
         change = after[0].top - before[0].top
-        return Difference(measure, mcnemar(int((change < 0).sum()), int((change > 0).sum())), "McNemar", start)
-    return Difference(measure, bootstrap_p(draws), "bootstrap", start)
+        return Difference(
+            measure, mcnemar(int((change < 0).sum()), int((change > 0).sum())), "McNemar", start, len(change)
+        )
+    return Difference(measure, bootstrap_p(draws), "bootstrap", start, len(before[0].records))
 
 
 def bootstrap_p(draws: Array) -> float:

@@ -4,7 +4,8 @@ import json
 import math
 from collections.abc import Sequence
 
-from analysis.collect import Setting
+from analysis.collect import Run, Setting
+from analysis.compare import LEVEL
 from analysis.study import Group, Study
 from core.types import Measure
 
@@ -31,12 +32,12 @@ def group(value: Group) -> str:
 
 
 def rule(setting: Setting) -> str:
-    """The regulariser, its share and its other parameters: "RECT 40 %"."""
+    """The regulariser, its name as in those of result files, and its parameters: "RECT 40 %", "CLIP at 2"."""
     if setting.regularizer == "none":
         return "no regulariser"
-    name = setting.regularizer.upper() if setting.regularizer in ("rect", "pca") else setting.regularizer
-    share = "" if setting.keep is None else f" {100 * setting.keep:g} %"
-    return name + share + "".join(f", {key} {value}" for key, value in json.loads(setting.parameters).items())
+    share = [] if setting.keep is None else [f"{100 * setting.keep:g} %"]
+    parameters = [f"{key.replace('_', ' ')} {value}" for key, value in json.loads(setting.parameters).items()]
+    return f"{setting.regularizer.upper()} {', '.join(share + parameters)}".rstrip()
 
 
 def labels(settings: Sequence[Setting]) -> dict[Setting, str]:
@@ -88,6 +89,17 @@ def listed(items: Sequence[str]) -> str:
     return " and ".join(part for part in (", ".join(items[:-1]), *items[-1:]) if part)
 
 
+def degenerate(runs: Sequence[Run]) -> str:
+    """How many completions are empty, repeating, or from logits that are not finite: "6 of 8 empty"; "" if none are.
+
+    The kinds are not added up: a completion can be of two.
+    """
+    kinds = dict.fromkeys(kind for run in runs for kind in run.result.degenerate)
+    totals = {kind: sum(run.result.degenerate.get(kind, 0) for run in runs) for kind in kinds}
+    whole = sum(run.result.completions for run in runs)
+    return ", ".join(f"{n:,} of {whole:,} {kind.replace('_', ' ')}" for kind, n in totals.items() if n)
+
+
 def number(value: float, digits: int = 3, sign: bool = False) -> str:
     """Fixed point, a true minus sign, UNKNOWN for NaN."""
     if math.isnan(value):
@@ -111,6 +123,32 @@ def bounds(measure: Measure, digits: int = 3, sign: bool = False) -> str:
     return f"[{number(measure.low, digits, sign)},{NO_BREAK}{number(measure.high, digits, sign)}]"
 
 
+def written(before: float, after: float, digits: int = 3) -> float:
+    """The difference of two scores as they are written: a reader who takes one from the other gets the same."""
+    return round(after, digits) - round(before, digits)
+
+
+def change(before: float, after: float, between: Measure) -> tuple[str, str, str]:
+    """Two scores and the difference `between` them with its interval, all in the digits that it takes to see it.
+
+    Two digits, three where two would give another difference than the true one, four where fewer show one, or a bound
+    of it, as 0.
+    """
+
+    def seen(digits: int) -> bool:
+        pairs = [(between.value, written(before, after, digits)), *((v, v) for v in (between.low, between.high))]
+        return all(round(shown, digits) for true, shown in pairs if abs(true) > 5e-7)
+
+    exact = round(written(before, after, 2) - round(between.value, 2), 2) == 0
+    digits = 2 if exact and seen(2) else 3 if seen(3) else 4
+    difference = number(written(before, after, digits), digits, sign=True)
+    with_bounds = f"{difference} {bounds(between, digits, sign=True)}".rstrip()
+    return number(before, digits), number(after, digits), with_bounds
+
+
 def p_value(p: float) -> str:
-    text = "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.0095 else f"p = {p:.2f}"
+    """Two digits, three for a small p, and as many as it takes to see that it is below LEVEL, if it is."""
+    few = (3,) if p < 0.0095 else (2, 3, 4)
+    digits = next((n for n in few if (round(p, n) < LEVEL) == (p < LEVEL)), 5)
+    text = "p < 0.001" if p < 0.001 else f"p = {p:.{digits}f}"
     return text.replace(" ", NO_BREAK)

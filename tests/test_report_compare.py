@@ -38,6 +38,30 @@ def test_mcnemar_of_many_records() -> None:
 
 
 @pytest.mark.parametrize(
+    ("comparisons", "needed"),
+    [
+        (1, 6),  # 2 / 2^6 = 0.031, and 2 / 2^5 = 0.0625
+        (2, 7),  # 2 x 2 / 2^7 = 0.031
+        (16, 10),  # 16 x 2 / 2^10 = 0.031
+        (48, 11),  # 48 x 2 / 2^11 = 0.047
+    ],
+)
+def test_fewest_changes(comparisons: int, needed: int) -> None:
+    """Worked out by hand; one fewer is not enough, however the other comparisons come out."""
+    assert compare.fewest_changes(comparisons) == needed
+    rest = [1.0] * (comparisons - 1)
+    assert holm([mcnemar(needed, 0), *rest])[0] < compare.LEVEL <= holm([mcnemar(needed - 1, 0), *rest])[0]
+
+
+def test_fewest_changes_among_significant_ones() -> None:
+    """Those that are significant already do not count: Holm's method steps down past them."""
+    found = [1e-9] * 5
+    for changed, significant in ((7, True), (6, False)):
+        assert (holm([*found, mcnemar(changed, 0), 1.0])[5] < compare.LEVEL) is significant
+    assert compare.fewest_changes(2) == 7
+
+
+@pytest.mark.parametrize(
     ("values", "adjusted"),
     [
         ([0.01, 0.04, 0.03], [0.03, 0.06, 0.06]),  # 3 x 0.01, then 2 x 0.03, and never less than the one before
@@ -115,7 +139,7 @@ def test_difference_of_right_and_wrong() -> None:
     before, after = ratio([1] * 8 + [0, 1, 0, 1]), ratio([0] * 8 + [1, 1, 0, 1])
     found = difference([before], [after])
     assert (found.test, found.p) == ("McNemar", pytest.approx(0.0390625))
-    assert found.before == pytest.approx(10 / 12)
+    assert (found.before, found.records) == (pytest.approx(10 / 12), 12)
     assert found.measure.value == pytest.approx(-7 / 12)
     assert -1 <= found.measure.low < -7 / 12 < found.measure.high < 0
 

@@ -2,13 +2,14 @@
 
 import csv
 import hashlib
+import json
 import os
 import re
 import shutil
 import struct
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -17,15 +18,17 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import ROOT
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 from matplotlib.lines import Line2D
-from report_samples import TASKS, Edited, make, whole_study
+from report_samples import Edited, make, whole_study
 from tiny_settings import ROME_YAML
 
 from analysis import cli, words
 from analysis.collect import Setting, read_all
 from analysis.compare import Difference
 from analysis.html import quotes, tables
+from analysis.plots import edits as plot_edits
 from analysis.plots import scores as plot_scores
 from analysis.plots import style
 from analysis.study import HEADLINE, Panel, Point, family, studies
@@ -66,7 +69,7 @@ NB = words.NO_BREAK
 
 def point(task: str, before: float, after: float, p: float, holm: float | None = None, **given: Any) -> Point:
     change = Measure(after - before, after - before - 0.1, after - before + 0.1)
-    difference = Difference(change, p, "McNemar", before)
+    difference = Difference(change, p, given.get("test", "McNemar"), before, given.get("records", 1000))
     runs: list[Any] = [None] * given.get("runs", 1)
     setting, count, corrected = given.get("setting", ROME), given.get("edits", 20), p if holm is None else holm
     return Point(Panel(task, "", task), setting, count, "accuracy", runs, Measure(after, 0, 1), difference, corrected)
@@ -74,8 +77,7 @@ def point(task: str, before: float, after: float, p: float, holm: float | None =
 
 def test_sentence_on_falls() -> None:
     points = [point("NLI", 0.5, 0.1, 0.0001), point("NER", 0.4, 0.2, 0.01), point("dialogue", 0.3, 0.3, 1.0)]
-    lines = quotes.abilities(points, LABELS)
-    assert lines == [
+    assert [*quotes.abilities(points, LABELS), quotes.tests(points)] == [
         "After 20 ROME edits with no regulariser, 2 of 3 scores are significantly lower; the largest fall is in NLI "
         f"accuracy, from 0.50 to 0.10 (difference \u22120.40 [\u22120.50,{NB}\u22120.30], p{NB}<{NB}0.001, "
         "exact McNemar).",
@@ -99,7 +101,7 @@ def test_sentence_where_nothing_is_significant() -> None:
     ],
 )
 def test_sentence_on_a_single_score(after: float, p: float, verdict: str) -> None:
-    (line, _) = quotes.abilities([point("NLI", 0.5, after, p, edits=1, runs=2)], LABELS)
+    (line,) = quotes.abilities([point("NLI", 0.5, after, p, edits=1, runs=2)], LABELS)
     assert line.startswith(
         f"After 1 ROME edit with no regulariser (mean of 2 runs), NLI accuracy {verdict}: from 0.50 to"
     )
@@ -119,6 +121,72 @@ def test_a_sentence_per_setting_about_its_last_edits() -> None:
         "After 10 ROME edits with RECT 40 %",
     ]
     assert "all" not in lines[0] and "not significantly different" in lines[0]
+
+
+NEEDED = "The smallest difference in right answers that could have been significant: "
+
+
+def test_what_so_few_records_could_not_show() -> None:
+    """Two comparisons of 8 records: 2 x 2 / 2^7 is the first p below 0.05, and no score starts with 7 right answers."""
+    points = [point("NLI", 0.5, 0.0, 0.125, 0.25, records=8), point("dialogue", 0.875, 0.5, 0.25, 0.25, records=8)]
+    assert quotes.limits(points) == [
+        f"{NEEDED}0.88 (7 of 8 records, all of them changing the same way). No fall of NLI accuracy could have been "
+        "shown: too few answers were right before."
+    ]
+
+
+def test_significant_ones_do_not_count_for_what_could_be_shown() -> None:
+    points = [point("NLI", 0.9, 0.1, 1e-9), point("dialogue", 0.5, 0.4, 0.6)]
+    assert quotes.limits(points) == [f"{NEEDED}0.006 (6 of 1,000 records, all of them changing the same way)."]
+    assert quotes.limits(points[:1]) == quotes.limits([point("NER", 0.5, 0.4, 0.3, test="bootstrap")]) == []
+
+
+def test_records_too_few_for_any_test() -> None:
+    (line,) = quotes.limits([point("NLI", 1.0, 0.0, 0.125, records=4)])
+    assert line == "With 4 records no change of right answers could have been significant: that takes 6 at least."
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "low", "high", "text"),
+    [
+        (0.50, 0.10, -0.5, -0.3, ("0.50", "0.10", f"\u22120.40 [\u22120.50,{NB}\u22120.30]")),
+        (0.094, 0.096, -0.0012, 0.05, ("0.094", "0.096", f"+0.002 [\u22120.001,{NB}+0.050]")),
+        (2 / 3, 1 / 12, -0.79, -0.38, ("0.667", "0.083", f"\u22120.584 [\u22120.790,{NB}\u22120.380]")),
+        (0.3002, 0.3004, -0.0002, 0.01, ("0.3002", "0.3004", f"+0.0002 [\u22120.0002,{NB}+0.0100]")),
+        (0.4, 0.4, 0.0, 0.0, ("0.40", "0.40", f"0.00 [0.00,{NB}0.00]")),
+        (0.5, 0.46, -0.08, -0.001, ("0.500", "0.460", f"\u22120.040 [\u22120.080,{NB}\u22120.001]")),
+    ],
+)
+def test_digits_agree(before: float, after: float, low: float, high: float, text: tuple[str, str, str]) -> None:
+    assert words.change(before, after, Measure(after - before, low, high)) == text
+
+
+def test_a_difference_is_that_of_the_scores_as_they_are_written() -> None:
+    """Whatever they are; and one that is there is never written as 0."""
+    rng = np.random.default_rng(0)
+    for n in (7, 24, 40, 1000):
+        for first, second in rng.integers(0, n + 1, (300, 2)) / n:
+            value = second - first
+            before, after, change = words.change(first, second, Measure(value, value - 0.1, value + 0.1))
+            shown = change.split(" ")[0].replace("\u2212", "-")
+            assert len(before) == len(after) == len(shown.lstrip("+-"))
+            assert float(after) - float(before) == pytest.approx(float(shown), abs=1e-9)
+            assert (float(shown) == 0) == (first == second)
+
+
+@pytest.mark.parametrize(
+    ("p", "text"),
+    [(0.0496, "= 0.0496"), (0.051, "= 0.05"), (0.004, "= 0.004"), (0.049999, "= 0.05000"), (0.3, "= 0.30")],
+)
+def test_a_p_below_the_level_is_written_so(p: float, text: str) -> None:
+    assert words.p_value(p) == f"p {text}".replace(" ", NB)
+
+
+def test_regularisers_are_named_by_the_results() -> None:
+    """Also those that no row of a table here knows: by their name and all their parameters."""
+    rules = [replace(RECT, regularizer="cap", keep=None, parameters=p) for p in ('{"max_norm": 2}', "{}")]
+    assert [words.rule(rule) for rule in rules] == ["CAP max norm 2", "CAP"]
+    assert words.rule(replace(RECT, parameters='{"rows": true}')) == "RECT 40 %, rows True"
 
 
 def test_falls_and_rises_of_all_scores() -> None:
@@ -200,6 +268,63 @@ def test_a_legend_has_room(columns: int) -> None:
     box = legend.get_window_extent()
     assert box.x0 >= 0 and box.x1 <= figure.bbox.width
     assert len(legend.get_texts()) == len(handles)
+
+
+@pytest.mark.parametrize(("panels", "across"), [(1, 1), (2, 2), (3, 3), (4, 4), (5, 3), (8, 4)])
+def test_panels_fill_the_figure(panels: int, across: int) -> None:
+    figure, axes = style.grid(panels, style.WIDE)
+    assert figure.get_figwidth() == style.WIDE * style.PANEL[0] and len(axes) == panels
+    spec = axes[0].get_subplotspec()
+    assert spec and spec.get_gridspec().ncols == across
+
+
+def drawn_scores(root: Path) -> Figure:
+    (study,) = studies(read_all(root)[0])
+    looks = {setting: next(iter(style.curves([setting.regularizer]).values())) for setting in study.settings}
+    return plot_scores.abilities(family(study.panels, study.groups[0], HEADLINE), looks, HEADLINE, style.WIDE)
+
+
+def test_scores_of_one_kind_share_their_axis_and_a_small_one_says_so(tmp_path: Path) -> None:
+    for task, before in (("NLI", 0.9), ("dialogue", 0.1), ("OpenDomainQA", 0.05)):
+        make(tmp_path, task, before)
+        make(tmp_path, task, 0.0, Edited(5))
+    nli, opened, dialogue = drawn_scores(tmp_path).axes
+    assert nli.get_ylim() == dialogue.get_ylim() != opened.get_ylim()
+    assert opened.get_ylim()[1] < 0.5
+    assert [ax.get_title("right") for ax in (nli, dialogue)] == ["accuracy", "accuracy"]
+    assert opened.get_title("right") == f"exact match, axis ends at {opened.get_ylim()[1]:.2g}"
+
+
+def test_points_at_zero_are_not_cut(tmp_path: Path) -> None:
+    make(tmp_path, "NLI", 0.8)
+    make(tmp_path, "NLI", 0.0, Edited(5, hold=0.0))
+    (study,) = studies(read_all(tmp_path)[0])
+    looks = {setting: next(iter(style.curves(["x"]).values())) for setting in study.settings}
+    for figure in (drawn_scores(tmp_path), plot_edits.edit_quality(study, looks, style.WIDE)):
+        with_markers = [
+            line for ax in figure.axes for line in ax.get_lines() if line.get_marker() not in ("", "None", None)
+        ]
+        assert with_markers and not any(line.get_clip_on() for line in with_markers)
+
+
+def test_the_trade_off_has_a_legend_for_colours_and_one_for_shapes() -> None:
+    looks = dict(zip((ROME, RECT), style.curves(LABELS.values()).values(), strict=True))
+    measured = [(ROME, 10, 0.8, 0.7), (RECT, 10, 0.9, 0.8), (ROME, 20, 0.6, 0.1), (RECT, 20, 0.5, 0.6)]
+    trades = [Trade(s, n, Measure(x, 0, 1), Measure(y, 0, 1)) for s, n, x, y in measured]
+    figure = plot_edits.trade_off(trades, looks, style.WIDE)
+    colours, shapes = figure.legends
+    assert [text.get_text() for text in colours.get_texts()] == ["no regulariser", "RECT 40 %", "unedited"]
+    assert [text.get_text() for text in shapes.get_texts()] == ["10 edits", "20 edits", "filled: on the frontier"]
+    assert colours.get_title().get_text() == "Colour: setting"
+    assert shapes.get_title().get_text() == "Shape: number of edits"
+    (ax,) = figure.axes
+    points = [line for line in ax.get_lines() if line.get_marker() != "None"]
+    drawn = {(line.get_color(), line.get_marker()): line.get_markerfacecolor() for line in points}
+    first, second = (looks[setting].colour for setting in (ROME, RECT))
+    assert drawn == {(first, "o"): "white", (second, "o"): second, (first, "s"): first, (second, "s"): second}
+    figure.draw_without_rendering()
+    upper, lower = (legend.get_window_extent() for legend in figure.legends)
+    assert lower.y1 < ax.get_window_extent().y0 < ax.get_window_extent().y1 < upper.y0
 
 
 def test_curves_leave_from_the_unedited_score(tmp_path: Path) -> None:
@@ -305,12 +430,49 @@ def test_what_the_page_says(page: str) -> None:
         "After 20 ROME edits with no regulariser, ",
         "After 20 MEMIT edits with no regulariser (mean of 2 runs), ",
         "Tasks that count, because their unedited score is reliably above zero: reasoning, NLI,",
-        "Degenerate completions: empty,",
+        "Scores with 95 % intervals, and degenerate completions.",
+        "Not shown to differ: ",
+        "completions degenerate: ",
         "Score minus that of the same edits with no regulariser, its 95 % interval",
         "0123456789ab",
     ):
         assert said in text, said
     assert "▼" in text
+
+
+def test_findings_come_first_and_provenance_last(page: str) -> None:
+    """A sentence for each setting before any table or figure; versions, hashes and how to read it at the foot."""
+    top, foot = page[: page.index("<figure")], page[page.index("<footer>") :]
+    findings = top[: top.index("<table>")]
+    assert (
+        findings.count("<li>After 20 ") == 4
+        and page.count("<li>After 20 MEMIT edits with no regulariser (mean of 2 ") >= 3
+    )
+    assert "(difference \u2212" in findings and "exact McNemar" in findings and f"p{NB}" in findings
+    assert f"{NEEDED}0." in findings and "eliability is 0." in findings
+    for said in ("SHA-256 5a5a5a5a5a5a", "0123456789ab", "How to read it", "numpy "):
+        assert said in foot and said not in page[: -len(foot)], said
+
+
+def test_so_few_records_and_a_collapse(tmp_path: Path) -> None:
+    """8 records: nothing is significant, and the page says why; the empty completions stand beside the scores."""
+    for task in ("NLI", "reasoning"):
+        make(tmp_path / "r", task, 0.6, n=8)
+        make(tmp_path / "r", task, 0.0, Edited(1, "KN", hold=0.0), n=8)
+    page = made(tmp_path / "r", tmp_path / "out")
+    findings = page[: page.index("<table>")]
+    assert re.search(r"completions degenerate: \d+ of 16 empty \(before any edit none\)\. None of 2 ", findings)
+    assert f"{NEEDED}0.88 (7 of 8 records, all of them changing the same way). No fall of reasoning " in findings
+    table = page[page.index("<table>", page.index("<figure")) :].split("</table>")[0]
+    empty = [
+        json.loads(file.read_text())["degenerate"]["empty"] for file in sorted((tmp_path / "r").rglob("*KN-1.json"))
+    ]
+    assert re.findall(r"<small>(\d) of 8 empty</small></td>", table)[-2:] == [str(n) for n in empty[::-1]]
+
+
+def test_only_an_unedited_model(tmp_path: Path) -> None:
+    make(tmp_path / "r", "NLI", 0.5)
+    assert "Only the unedited model was measured: there is nothing" in made(tmp_path / "r", tmp_path / "out")
 
 
 def test_tables_hold_the_numbers(report: Path, page: str) -> None:
@@ -321,7 +483,7 @@ def test_tables_hold_the_numbers(report: Path, page: str) -> None:
     for row in headlines:
         value, low, high = (words.number(float(row[key])) for key in ("value", "low", "high"))
         if row["method"] != "MEMIT":
-            assert re.search(rf"<td>{value}( [▼▲])?<small>\[{low},{NB}{high}\]</small></td>", page), row
+            assert re.search(rf"<td>{value}( [▼▲])?<small>\[{low},{NB}{high}\]</small>(<small>|</td>)", page), row
 
 
 def test_hostile_names_stay_text(tmp_path: Path) -> None:
@@ -383,6 +545,14 @@ def test_the_same_results_give_the_same_bytes(tmp_path: Path) -> None:
     assert first == second
     assert len(first) == 2 + 2 * 4  # the page, the table, four figures twice
     assert {Path(name).suffix for name in first if name.startswith("figures/")} == {".svg", ".png"}
+
+
+def test_alone_it_reads_the_results_of_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path / "test-result", "NLI", 0.8)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["report.py"])
+    cli.main()
+    assert (tmp_path / "report" / "index.html").is_file()
 
 
 def test_an_older_report_is_replaced_and_nothing_else_is(tmp_path: Path) -> None:
@@ -451,7 +621,7 @@ def test_results_of_the_scripts(tmp_path: Path, tiny_folder: Path, monkeypatch: 
     (tmp_path / "rome.yaml").write_text(ROME_YAML)
     common = f"--model {tiny_folder} --data data/sample --limit 3 --device cpu --results {tmp_path / 'r'}".split()
     monkeypatch.setattr(sys, "argv", ["test-task.py", "NLI", *common])
-    scripts.test_task(TASKS)
+    scripts.test_task()
     words = f"NLI Instance-Sequential ROME 0 2 1 --hparams {tmp_path / 'rome.yaml'}".split()
     monkeypatch.setattr(sys, "argv", ["test-task-after.py", *words, *common])
     scripts.test_task_after()
@@ -505,6 +675,17 @@ def test_in_a_browser(report: Path, page: str, tmp_path: Path, width: int, wide:
     assert images == shown == 9
     assert as_wide == (images if wide else 0)
     assert smallest > (300 if wide else 250)
+
+
+@needs_chromium
+def test_dark_where_the_reader_wants_it(report: Path, tmp_path: Path) -> None:
+    """The page and its figures: hardly anything is white, and the edges of the figures are not seen."""
+    shot = tmp_path / "page.png"
+    dark = "--blink-settings=preferredColorScheme=0"
+    browse(tmp_path, report / "index.html", dark, "--window-size=1280,5000", f"--screenshot={shot}")
+    picture = (imread(shot)[..., :3] * 255).round().astype(int)
+    assert (picture[:, :12] == 0x1A).all()
+    assert ((np.abs(picture - 0x1A) <= 1).all(axis=2)).mean() > 0.8 and (picture.min(axis=2) > 240).mean() < 0.01
 
 
 @needs_chromium

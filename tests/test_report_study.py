@@ -60,7 +60,7 @@ def test_a_regulariser_with_parameters_of_its_own(tmp_path: Path) -> None:
         file = make(tmp_path / str(i), "NLI", 0.4, Edited(5))
         change(file, lambda content, rule=rule: content["settings"]["edit"].update(regularizer=rule))
     found = study(tmp_path)
-    assert list(words.labels(found.settings).values()) == ["no regulariser", "clip 50 %, at 3", "clip, at 2"]
+    assert list(words.labels(found.settings).values()) == ["no regulariser", "CLIP 50 %, at 3", "CLIP at 2"]
     assert len(regularised(found.panels, ROME, HEADLINE)) == 2
 
 

@@ -1,7 +1,7 @@
 """The page: one HTML file with its pictures and its style inside. It loads nothing and runs nothing."""
 
 import base64
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,17 +10,16 @@ from typing import Any, ClassVar
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from analysis import GENERATOR, words
-from analysis.collect import Run
 from analysis.compare import RESAMPLES
 from analysis.html import quotes, tables
+from analysis.html.made_of import made_of
 from analysis.html.tables import Names, Table
 from analysis.plots import edits as plot_edits
 from analysis.plots import scores as plot_scores
 from analysis.plots import style
 from analysis.plots.style import Draw, Looks, Picture
-from analysis.study import CHOICE, HEADLINE, RELEASED, Group, Study, family, regularised
+from analysis.study import CHOICE, HEADLINE, RELEASED, Group, Point, Study, family, regularised
 from analysis.tradeoff import trades, usable
-from core.provenance import PACKAGES
 
 TEMPLATES = Path(__file__).with_name("templates")
 NOTES = {
@@ -74,6 +73,19 @@ class Folded:
     blocks: Sequence[Table]
 
 
+@dataclass(frozen=True)
+class Finding:
+    """What was found of a study, or of one of its methods: the sentences of the top of the page."""
+
+    level: int
+    title: str
+    anchor: str
+    """Of the part of the page with its figures and tables."""
+    lines: Sequence[str] = ()
+    tests: Sequence[str] = ()
+    """What p is corrected for, and what could not be shown."""
+
+
 Block = Heading | Paragraph | Shown | Folded | Table
 
 
@@ -82,15 +94,17 @@ class Page:
 
     def __init__(self) -> None:
         self.blocks: list[Block] = []
-        self.headings: list[Heading] = []
+        self.findings: list[Finding] = []
         self.pictures: dict[str, Picture] = {}
 
     def add(self, *blocks: Block | None) -> None:
         self.blocks += [block for block in blocks if block]
 
-    def heading(self, level: int, title: str) -> None:
-        self.headings.append(Heading(level, title, f"s{len(self.headings) + 1}"))
-        self.add(self.headings[-1])
+    def heading(self, level: int, title: str) -> str:
+        """Add one; returns its anchor."""
+        anchor = f"s{sum(isinstance(block, Heading) for block in self.blocks) + 1}"
+        self.add(Heading(level, title, anchor))
+        return anchor
 
     def figure(self, name: str, draw: Draw, title: str, lines: Sequence[str]) -> None:
         number = len(self.pictures) + 1
@@ -137,37 +151,11 @@ def _inline(svg: bytes) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(svg).decode()
 
 
-def made_of(studies: Sequence[Study], copies: int) -> dict[str, str]:
-    """What the report is made of: models, data, results, device, code, versions."""
-    runs: list[Run] = [run for study in studies for run in study.all_runs()]
-    edited = sum(run.edit is not None for run in runs)
-    count = f"{words.counted(len(runs), 'result')}: {len(runs) - edited} of unedited models, {edited} after edits"
-    if copies:
-        count += f"; {words.counted(copies, 'further result')} made with the same settings left out"
-    environments = [run.result.environment for run in runs]
-    versions = {name: each(str(e[name]) for e in environments if name in e) for name in ("python", *PACKAGES)}
-    return {
-        "Results": count,
-        "Models": each(f"{s.model.name}, {s.model.dtype}, SHA-256 {s.model.sha256[:12]}" for s in studies),
-        "Data": each(f"{s.kind}{words.limit(s)}" for s in studies),
-        "Device": each(str(e.get("device", "unknown")) for e in environments),
-        "Commit": each(commit(e) for e in environments),
-        "Versions": ", ".join(f"{name} {value}" for name, value in versions.items() if value),
-    }
-
-
-def each(values: Iterable[str]) -> str:
-    """The different values, in the order they occur."""
-    return "; ".join(dict.fromkeys(values))
-
-
-def commit(environment: Mapping[str, Any]) -> str:
-    return str(environment.get("commit") or "unknown")[:12] + (" with changes" if environment.get("dirty") else "")
-
-
 def section(page: Page, study: Study) -> None:
     """One model on one kind of data."""
-    page.heading(2, words.study(study))
+    anchor = page.heading(2, words.study(study))
+    only = () if study.settings else ["Only the unedited model was measured: there is nothing to compare it with."]
+    page.findings.append(Finding(3, words.study(study), anchor, only))
     page.add(Paragraph(NOTES.get(study.kind, study.kind) + part_of(study), f"note {study.kind}"))
     page.add(tables.unedited(study) or Paragraph("There is no result of the unedited model."))
     settings = {group: [s for s in study.settings if s.group == group] for group in study.groups}
@@ -187,16 +175,17 @@ def part_of(study: Study) -> str:
 def method(page: Page, study: Study, group: Group, looks: Looks) -> None:
     """One method in one mode: scores, ability without the format, quality of the edits."""
     title = words.group(group)
-    page.heading(3, title)
+    anchor = page.heading(3, title)
     names = {setting: curve.label for setting, curve in looks.items()}
     slugs = f"{study.model.name} {study.kind} {title}"
     for wanted, what in SCORES.items():
         points = family(study.panels, group, wanted)
         if points and (wanted != RELEASED or plot_scores.published(study, group)):
             draw = partial(plot_scores.abilities, points, looks, wanted)
-            page.figure(f"{slugs} {wanted}", draw, f"{title}: {what}.", quotes.abilities(points, names))
+            page.figure(f"{slugs} {wanted}", draw, f"{title}: {what}.", said(points, names, wanted))
             numbers, differences = tables.scores(points, names), tables.differences(points, names)
             if wanted == HEADLINE:
+                page.findings.append(Finding(4, title, anchor, *found(study, points, names)))
                 page.add(numbers, Folded("Differences to the unedited model", [differences]))
                 page.add(regularisers(study, group, names))
             else:
@@ -205,8 +194,19 @@ def method(page: Page, study: Study, group: Group, looks: Looks) -> None:
     draw = partial(plot_edits.edit_quality, study, looks)
     page.figure(f"{slugs} edits", draw, what, quotes.edit_quality(study, names))
     page.add(Folded("In numbers", [tables.edit_quality(study, names)]))
-    degenerate = tables.degenerate(study, group, names)
-    page.add(Folded("Degenerate completions", [degenerate]) if degenerate else None, tables.refused(study, names))
+    page.add(tables.refused(study, names))
+
+
+def found(study: Study, points: Sequence[Point], names: Names) -> tuple[list[str], list[str]]:
+    """A few sentences on each setting and on what could not be shown; and what their p are corrected for."""
+    lines = [quotes.finding(study, points, setting, name) for setting, name in names.items()]
+    return [*lines, *quotes.limits(points)], [quotes.tests(points)]
+
+
+def said(points: Sequence[Point], names: Names, wanted: str) -> list[str]:
+    """The sentences under a figure of scores; those on the headline scores stand at the top of the page."""
+    lines = [] if wanted == HEADLINE else quotes.abilities(points, names)
+    return [*lines, *quotes.limits(points), quotes.tests(points)]
 
 
 def regularisers(study: Study, group: Group, names: Names) -> Folded | None:
@@ -227,7 +227,7 @@ def both(page: Page, study: Study, looks: Looks) -> None:
     page.add(Paragraph(rule))
     if points:
         names = {setting: curve.label for setting, curve in looks.items()}
-        title = "Mean relative ability against reliability after the last edit, a panel per number of edits."
+        title = "Mean relative ability against reliability after the last edit, a panel per method."
         draw = partial(plot_edits.trade_off, points, looks)
         page.figure(f"{study.model.name} {study.kind} trade-off", draw, title, quotes.trade_off(points, names))
         page.add(Folded("In numbers", [tables.trade_off(points, names)]))

@@ -2,47 +2,129 @@
 
 from collections.abc import Mapping, Sequence
 
-from analysis import edits, words
-from analysis.collect import Setting
+from analysis import compare, edits, words
+from analysis.collect import Run, Setting
 from analysis.compare import LEVEL
 from analysis.study import Point, Study
 from analysis.tradeoff import Trade, frontier
 
 Names = Mapping[Setting, str]
+COLLAPSE = 0.1
+"""How much the share of degenerate completions has to grow before a sentence is made of it."""
 BELOW = f"p < {LEVEL:g}".replace(" ", words.NO_BREAK)
 
 
+def finding(study: Study, points: Sequence[Point], setting: Setting, name: str) -> str:
+    """What is found of a setting after its last edits: a collapse, falls, what is not shown, and if the edits hold.
+
+    `points`: those of its figure.
+    """
+    count = max(study.counts(setting))
+    mine = [point for point in _tested(points) if (point.setting, point.edits) == (setting, count)]
+    runs = study.runs(setting, count)
+    unchanged = [_score(point) for point in mine if not point.significant]
+    facts = [_collapse(study, setting, count)]
+    if mine:
+        facts.append(_verdict(mine))
+    if 0 < len(unchanged) < len(mine):
+        facts.append(f"not shown to differ: {words.listed(unchanged)}")
+    facts.append(words.listed(_quality(runs)))
+    first, *rest = [fact for fact in facts if fact] or [
+        "nothing was measured but scores that are compared with nothing"
+    ]
+    return " ".join([f"{_after(count, setting, name, len(runs))}, {first}.", *(f"{_capital(r)}." for r in rest)])
+
+
+def _capital(sentence: str) -> str:
+    """A task's or a measure's name at its start stays as it is written."""
+    starts = ("all", "none", "not", "reliability")
+    return sentence[0].upper() + sentence[1:] if sentence.startswith(starts) else sentence
+
+
+def _collapse(study: Study, setting: Setting, count: int) -> str:
+    """The degenerate completions beside those before any edit; "" if their share has not grown by a tenth."""
+    after = {panel: runs for panel in study.panels if (runs := panel.runs.get(setting, {}).get(count))}
+    edited = [run for runs in after.values() for run in runs]
+    before = [base for panel, runs in after.items() if (base := panel.baseline(runs))]
+    if _degenerate_share(edited) < _degenerate_share(before) + COLLAPSE:
+        return ""
+    unedited = f" (before any edit {words.degenerate(before) or 'none'})" if before else ""
+    return f"completions degenerate: {words.degenerate(edited)}{unedited}"
+
+
+def _degenerate_share(runs: Sequence[Run]) -> float:
+    whole = sum(run.result.completions for run in runs)
+    return sum(sum(run.result.degenerate.values()) for run in runs) / whole if whole else 0.0
+
+
 def abilities(points: Sequence[Point], names: Names) -> list[str]:
-    """A sentence for each setting about its last number of edits, then one on the tests."""
-    tested = [point for point in points if point.difference]
-    if not tested:
-        return ["No unedited result of this model on the same data and limit: these scores are compared with nothing."]
+    """A sentence for each setting about its last number of edits."""
+    tested = _tested(points)
     lines = []
     for setting in dict.fromkeys(point.setting for point in tested):
         mine = [point for point in tested if point.setting == setting]
-        lines.append(_abilities([point for point in mine if point.edits == max(p.edits for p in mine)], names[setting]))
-    return [*lines, f"{_corrected(len(tested))}; significant means {BELOW}."]
+        last = [point for point in mine if point.edits == max(p.edits for p in mine)]
+        start = _after(last[0].edits, setting, names[setting], max(len(point.runs) for point in last))
+        lines.append(f"{start}, {_verdict(last)}.")
+    return lines
 
 
-def _corrected(n: int) -> str:
-    return f"p is corrected for {n:,} comparisons by Holm's method" if n > 1 else "p is that of a single comparison"
+def tests(points: Sequence[Point]) -> str:
+    """What p is corrected for."""
+    n = len(_tested(points))
+    if not n:
+        return "No unedited result of this model on the same data and limit: these scores are compared with nothing."
+    corrected = f"corrected for {n:,} comparisons by Holm's method" if n > 1 else "that of a single comparison"
+    return f"p is {corrected}; significant means {BELOW}."
 
 
-def _abilities(points: Sequence[Point], name: str) -> str:
-    first, n = points[0], len(points)
+def _tested(points: Sequence[Point]) -> list[Point]:
+    return [point for point in points if point.difference]
+
+
+def limits(points: Sequence[Point]) -> list[str]:
+    """The smallest difference that McNemar's test could have shown, and the scores too low to fall by as much."""
+    hollow = [point for point in _tested(points) if not point.significant]
+    paired = [(point, point.difference) for point in hollow if point.difference and point.difference.test == "McNemar"]
+    if not paired:
+        return []
+    needed = compare.fewest_changes(len(hollow))
+    lines = [_smallest(needed, n) for n in sorted({difference.records for _, difference in paired})]
+    low = [point for point, d in paired if round(d.before * d.records) < needed <= d.records]
+    scores = list(dict.fromkeys(map(_score, low)))
+    if scores:
+        lines.append(f"No fall of {words.listed(scores)} could have been shown: too few answers were right before.")
+    return [" ".join(lines)]
+
+
+def _smallest(needed: int, n: int) -> str:
+    records = words.counted(n, "record")
+    if needed > n:
+        return f"With {records} no change of right answers could have been significant: that takes {needed} at least."
+    share = words.number(needed / n, 2 if needed / n >= 0.1 else 3)
+    what = "The smallest difference in right answers that could have been significant"
+    return f"{what}: {share} ({needed} of {records}, all of them changing the same way)."
+
+
+def _verdict(points: Sequence[Point]) -> str:
+    """How many of the scores of one setting fell, and the largest fall."""
+    n = len(points)
     falls = [point for point in points if point.fall]
     rises = sum(point.significant for point in points) - len(falls)
     largest = max(falls or points, key=lambda point: abs(point.difference.measure.value) if point.difference else 0)
-    score = words.score(largest.panel.title, largest.metric)
-    start = _after(first.edits, first.setting, name, max(len(point.runs) for point in points))
+    score = _score(largest)
     if n == 1:
         verdict = "significantly lower" if falls else "significantly higher" if rises else "not significantly different"
-        return f"{start}, {score} is {verdict}: {_change(largest)}."
+        return f"{score} is {verdict}: {_change(largest)}"
     some = f"{len(falls)} of {n} scores {'is' if len(falls) == 1 else 'are'}"
     share = f"all {n} scores are" if len(falls) == n else some if falls else f"none of {n} scores is"
     higher = f", {rises} significantly higher" if rises else ""
     what = "fall" if falls else "difference"
-    return f"{start}, {share} significantly lower{higher}; the largest {what} is in {score}, {_change(largest)}."
+    return f"{share} significantly lower{higher}; the largest {what} is in {score}, {_change(largest)}"
+
+
+def _score(point: Point) -> str:
+    return words.score(point.panel.title, point.metric)
 
 
 def _after(count: int, setting: Setting, name: str, runs: int) -> str:
@@ -53,13 +135,11 @@ def _after(count: int, setting: Setting, name: str, runs: int) -> str:
 def _change(point: Point) -> str:
     difference, p = point.difference, point.p_holm
     assert difference and p is not None
-    before, after = words.number(difference.before, 2), words.number(point.measure.value, 2)
-    if before == after and not difference.measure.value:
+    before, after, change = words.change(difference.before, point.measure.value, difference.measure)
+    if not difference.measure.value:
         return f"{after} both times"
-    interval = words.bounds(difference.measure, 2, sign=True)
     test = {"McNemar": "exact McNemar", "bootstrap": "paired bootstrap"}[difference.test]
-    change = words.number(difference.measure.value, 2, sign=True)
-    return f"from {before} to {after} (difference {change} {interval}, {words.p_value(p)}, {test})"
+    return f"from {before} to {after} (difference {change}, {words.p_value(p)}, {test})"
 
 
 def edit_quality(study: Study, names: Names) -> list[str]:
@@ -68,14 +148,19 @@ def edit_quality(study: Study, names: Names) -> list[str]:
     for setting, name in names.items():
         count = max(study.counts(setting))
         runs = study.runs(setting, count)
-        measured = {part: edits.quality(runs, "after", part) for part in edits.NAMES}
-        values = [f"{part} is {words.number(m.value, 2)} {words.bounds(m, 2)}" for part, m in measured.items() if m]
+        values = _quality(runs)
         moved = edits.moved(runs)
         if moved:
             values.append(f"the edited weights have changed by {words.part(moved.value)} their norm")
         if values:
             lines.append(f"{_after(count, setting, name, len(runs))}, {words.listed(values)}.")
     return lines
+
+
+def _quality(runs: tuple[Run, ...]) -> list[str]:
+    """Reliability, generalisation and locality after the last edit, as far as they were measured."""
+    measured = {part: edits.quality(runs, "after", part) for part in edits.NAMES}
+    return [f"{part} is {words.number(m.value, 2)} {words.bounds(m, 2)}".rstrip() for part, m in measured.items() if m]
 
 
 def trade_off(trades: Sequence[Trade], names: Names) -> list[str]:

@@ -1,13 +1,12 @@
 """The numbers behind the figures, as tables."""
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from analysis import edits, words
 from analysis.collect import Run, Setting
-from analysis.study import CHOICE, Group, Panel, Point, Study
+from analysis.study import CHOICE, Panel, Point, Study
 from analysis.tradeoff import Trade
 from core.types import Measure
 
@@ -58,11 +57,13 @@ def unedited(study: Study) -> Table | None:
 
 
 def scores(points: Sequence[Point], names: Names) -> Table:
-    """A row per number of edits and setting, a column per task; falls and rises that are significant are marked."""
+    """A row per number of edits and setting, a column per task; with marks for significant falls and rises."""
     panels = _panels(points)
-    start = [head_cell("unedited", 0), *(cell(_base(panel, points)) for panel in panels)]
+    start = [head_cell("unedited", 0), *(_base(panel, points) for panel in panels)]
     rows = [[first, *(_score(by_panel.get(panel)) for panel in panels)] for first, by_panel in _rows(points, names)]
-    caption = "Scores with 95 % intervals. ▼ significantly below the unedited model, ▲ above."
+    caption = (
+        "Scores with 95 % intervals, and degenerate completions. ▼ significantly below the unedited model, ▲ above."
+    )
     return Table(caption, ["", *(panel.title for panel in panels)], [start, *rows])
 
 
@@ -76,16 +77,23 @@ def _panels(points: Sequence[Point]) -> list[Panel]:
     return list(dict.fromkeys(point.panel for point in points))
 
 
-def _base(panel: Panel, points: Sequence[Point]) -> Measure | None:
+def _base(panel: Panel, points: Sequence[Point]) -> Cell:
     base = panel.baseline()
     metric = next(point.metric for point in points if point.panel is panel)
-    return base.result.metrics.get(metric) if base else None
+    return cell(base.result.metrics.get(metric), below=_degenerate([base], metric)) if base else UNKNOWN
 
 
 def _score(point: Point | None) -> Cell:
     if point is None:
         return UNKNOWN
-    return cell(point.measure, "" if not point.significant else " ▼" if point.fall else " ▲")
+    mark = "" if not point.significant else " ▼" if point.fall else " ▲"
+    return cell(point.measure, mark, below=_degenerate(point.runs, point.metric))
+
+
+def _degenerate(runs: Sequence[Run], metric: str) -> list[str]:
+    """A collapse, beside the score that it made. Choices are not read from completions."""
+    counts = words.degenerate(runs)
+    return counts.split(", ") if counts and metric != CHOICE else []
 
 
 def differences(points: Sequence[Point], names: Names, to: str = "unedited score") -> Table:
@@ -102,7 +110,9 @@ def _difference(point: Point | None) -> Cell:
     if point is None or point.difference is None or point.p_holm is None:
         return UNKNOWN
     p = words.p_value(point.difference.p), f"Holm {words.p_value(point.p_holm)}"
-    return cell(point.difference.measure, sign=True, below=p)
+    difference = point.difference
+    change = words.written(difference.before, point.measure.value)
+    return cell(replace(difference.measure, value=change), sign=True, below=p)
 
 
 def _rows(points: Sequence[Point], names: Names) -> Iterable[tuple[Cell, dict[Panel, Point]]]:
@@ -138,40 +148,6 @@ def trade_off(trades: Sequence[Trade], names: Names) -> Table:
     ]
     head = ["", "method", "reliability, last", "relative ability"]
     return Table("Edit success and what is left of the abilities, with 95 % intervals.", head, rows)
-
-
-KINDS = {"empty": "empty", "repeating": "repeating", "not_finite": "not finite"}
-
-
-def degenerate(study: Study, group: Group, names: Names) -> Table | None:
-    """How many completions were empty, repeat themselves or came from logits that are not finite; None if none did."""
-    panels = [panel for panel in study.panels if any(setting.group == group for setting in panel.runs)]
-    measured = [("unedited", 0, [panel.unedited[:1] for panel in panels])]
-    for count in sorted({n for setting in names for n in study.counts(setting)}):
-        for setting, name in names.items():
-            measured.append((name, count, [panel.runs.get(setting, {}).get(count, []) for panel in panels]))
-    rows = [
-        [head_cell(name, count), *map(_degenerate, runs)]
-        for name, count, runs in measured
-        if any(_counts(run) for part in runs for run in part)
-    ]
-    caption = "Degenerate completions: empty, the same over and over, or from logits that are not finite."
-    return Table(caption, ["", *(panel.title for panel in panels)], rows) if rows else None
-
-
-def _counts(run: Run) -> dict[str, int]:
-    return {kind: n for kind, n in run.result.degenerate.items() if n}
-
-
-def _degenerate(runs: Sequence[Run]) -> Cell:
-    if not any(run.result.degenerate for run in runs):
-        return UNKNOWN
-    total = sum((Counter(_counts(run)) for run in runs), Counter[str]())
-    if not total:
-        return Cell("0")
-    whole = sum(run.result.completions for run in runs)
-    kinds = tuple(f"{n:,} {KINDS.get(kind, kind)}" for kind, n in sorted(total.items()))
-    return Cell(f"{total.total():,} of {whole:,}", kinds)
 
 
 def refused(study: Study, names: Names) -> Table | None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from functools import partial
 from itertools import cycle
 from typing import Any
@@ -14,8 +15,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from analysis import edits, words
 from analysis.collect import Run, Setting
-from analysis.plots.style import INK, MARKERS, SOFT, TRIVIAL, Looks, bar, beside, count_axis, grid, handle, legend
-from analysis.study import Group, Study
+from analysis.plots.style import MARKERS, SOFT, TRIVIAL, Looks, bar, beside, count_axis, grid, handle, legend
+from analysis.study import Study
 from analysis.tradeoff import Trade, frontier
 from core.types import Measure
 
@@ -25,6 +26,8 @@ PANELS = (
     ("generalisation", "after", "generalisation"),
     ("locality", "after", "locality"),
 )
+
+SHAPES = (*MARKERS, ">", "p", "h", "*", "d", "8", "H")
 
 
 def edit_quality(study: Study, looks: Looks, columns: int) -> Figure:
@@ -54,7 +57,9 @@ def _measured(ax: Axes, values: Mapping[Setting, Mapping[int, Measure | None]], 
         known = {n: measure for n, measure in values[setting].items() if measure}
         aside = beside(ax, i, len(looks))
         style: dict[str, Any] = dict(color=curve.colour, transform=aside)
-        ax.plot(list(known), [m.value for m in known.values()], ls=curve.line, marker=curve.marker, **style)
+        ax.plot(
+            list(known), [m.value for m in known.values()], ls=curve.line, marker=curve.marker, clip_on=False, **style
+        )
         for n, measure in known.items():
             bar(ax, n, measure, **style)
     count_axis(ax, [n for counts in values.values() for n in counts])
@@ -67,7 +72,15 @@ def _updates(ax: Axes, runs: Mapping[Setting, Mapping[int, Sequence[Run]]], look
         known = [(x, y) for x, y in series if math.isfinite(y)]
         if known:
             marker = curve.marker if len(known) <= 30 else ""
-            ax.plot(*zip(*known, strict=True), color=curve.colour, ls=curve.line, marker=marker, ms=3.2, lw=1.1)
+            ax.plot(
+                *zip(*known, strict=True),
+                color=curve.colour,
+                ls=curve.line,
+                marker=marker,
+                ms=3.2,
+                lw=1.1,
+                clip_on=False,
+            )
     count_axis(ax, [n for counts in runs.values() for n in counts])
     size_axis(ax)
     ax.set_title("size of each update")
@@ -90,47 +103,42 @@ def size_axis(ax: Axes) -> None:
 
 
 def trade_off(trades: Sequence[Trade], looks: Looks, columns: int) -> Figure:
-    """A panel per number of edits: what is left of the abilities against how many edits hold.
+    """A panel per method: what is left of the abilities against how many edits hold, as the number of edits grows.
 
-    A marker is the setting's own; the method's where there are several.
+    Colour is the setting, shape the number of edits; filled are those on the frontier of their number of edits.
     """
     counts = sorted({trade.edits for trade in trades})
-    groups = dict(zip(dict.fromkeys(trade.setting.group for trade in trades), cycle(MARKERS), strict=False))
-    figure, axes = grid(len(counts), columns)
+    shapes = dict(zip(counts, cycle(SHAPES), strict=False))
+    groups = list(dict.fromkeys(trade.setting.group for trade in trades))
+    best = {id(trade) for count in counts for trade in frontier([t for t in trades if t.edits == count])}
+    figure, axes = grid(len(groups), columns)
     top = max(1.05, *(trade.ability.high for trade in trades if not math.isnan(trade.ability.high)))
-    for ax, count in zip(axes, counts, strict=True):
-        mine = [trade for trade in trades if trade.edits == count]
-        _frontier(ax, mine)
-        for trade in mine:
-            colour, x, y = looks[trade.setting].colour, trade.success, trade.ability
-            ax.plot([x.low, x.high], [y.value, y.value], color=colour, lw=0.8, alpha=0.55)
-            ax.plot([x.value, x.value], [y.low, y.high], color=colour, lw=0.8, alpha=0.55)
-            marker = looks[trade.setting].marker if len(groups) == 1 else groups[trade.setting.group]
-            ax.plot(x.value, y.value, marker, color=colour, ms=6, mec="white", mew=0.6, zorder=4, clip_on=False)
+    for ax, group in zip(axes, groups, strict=True):
+        mine = [trade for trade in trades if trade.setting.group == group]
+        for setting in dict.fromkeys(trade.setting for trade in mine):
+            _path(ax, [trade for trade in mine if trade.setting == setting], looks[setting].colour, shapes, best)
         ax.axhline(1, zorder=1, **TRIVIAL)
         ax.set(xlim=(0, 1.04), ylim=(0, top * 1.04))
-        ax.set_title(words.counted(count, "edit"))
-    figure.supxlabel("reliability after the last edit", fontsize=7.5, color=SOFT)
+        ax.set_title(words.group(group).replace(", ", "\n", 1))
+        ax.set_xlabel("reliability after the last edit")
     figure.supylabel("relative ability", fontsize=7.5, color=SOFT)
-    legend(figure, _trade_handles(trades, groups, looks))
+    used = {curve.label: curve.colour for curve in (looks[trade.setting] for trade in trades)}
+    colours = [Line2D([], [], color=colour, lw=2.2, label=label) for label, colour in used.items()]
+    legend(figure, [*colours, Line2D([], [], label="unedited", **TRIVIAL)], "Colour: setting")
+    dot = partial(Line2D, [], [], ls="none", ms=6, color=SOFT)
+    marks = [dot(marker=shapes[count], mfc="none", label=words.counted(count, "edit")) for count in counts]
+    legend(figure, [*marks, dot(marker="o", label="filled: on the frontier")], "Shape: number of edits", "lower")
     return figure
 
 
-def _frontier(ax: Axes, trades: Sequence[Trade]) -> None:
-    best = frontier(trades)
-    xs, ys = (
-        [0.0, *(t.success.value for t in best), best[-1].success.value],
-        [best[0].ability.value, *(t.ability.value for t in best), 0.0],
-    )
-    ax.plot(xs, ys, color="#b8b8b8", lw=2.2, drawstyle="steps-pre", zorder=2, solid_joinstyle="miter")
-
-
-def _trade_handles(trades: Sequence[Trade], groups: Mapping[Group, str], looks: Looks) -> list[Line2D]:
-    """The settings by colour, then the methods by marker where there are several, then the lines."""
-    dot = partial(Line2D, [], [], ls="none", ms=6)
-    one = len(groups) == 1
-    used = {curve.label: curve for curve in (looks[trade.setting] for trade in trades)}
-    settings = [dot(color=c.colour, marker=c.marker if one else "o", label=c.label) for c in used.values()]
-    methods = [dot(color=INK, mfc="none", marker=marker, label=words.group(group)) for group, marker in groups.items()]
-    best = Line2D([], [], color="#b8b8b8", lw=2.2, label="frontier")
-    return [*settings, *([] if one else methods), best, Line2D([], [], label="unedited", **TRIVIAL)]
+def _path(ax: Axes, trades: Sequence[Trade], colour: str, shapes: Mapping[int, str], best: AbstractSet[int]) -> None:
+    """One setting, its points joined from few edits to many."""
+    path = sorted(trades, key=lambda trade: trade.edits)
+    ax.plot([t.success.value for t in path], [t.ability.value for t in path], color=colour, lw=1, clip_on=False)
+    for trade in path:
+        x, y = trade.success, trade.ability
+        interval: dict[str, Any] = dict(color=colour, lw=0.8, alpha=0.4, clip_on=False)
+        ax.plot([x.low, x.high], [y.value, y.value], **interval)
+        ax.plot([x.value, x.value], [y.low, y.high], **interval)
+        face = colour if id(trade) in best else "white"
+        ax.plot(x.value, y.value, shapes[trade.edits], color=colour, mfc=face, ms=6, zorder=4, clip_on=False)

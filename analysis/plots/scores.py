@@ -33,23 +33,29 @@ from core.published import curves
 from core.types import Measure
 
 UNEDITED: dict[str, Any] = dict(color=INK, marker="s", ms=4.6, ls="none")
+MAGNIFIED = 0.5
+"""A panel whose axis ends below this says so: noise near 0 would look like a result."""
 FILLED = "filled: differs from unedited"
 
 
 def abilities(points: Sequence[Point], looks: Looks, wanted: str, columns: int) -> Figure:
-    """A panel per task: score against number of edits, a curve per setting."""
+    """A panel per task: score against number of edits, a curve per setting. Panels of one metric share their axis."""
     panels = list(dict.fromkeys(point.panel for point in points))
     settings = list(dict.fromkeys(point.setting for point in points))
     figure, axes = grid(len(panels), columns)
     seen: set[str] = set()
     counts = [point.edits for point in points]
-    for ax, panel in zip(axes, panels, strict=True):
-        scene = Scene(ax, panel, [point for point in points if point.panel is panel], wanted)
+    scenes = [
+        Scene(ax, panel, [point for point in points if point.panel is panel], wanted)
+        for ax, panel in zip(axes, panels, strict=True)
+    ]
+    for scene in scenes:
         for i, setting in enumerate(settings):
-            scene.curve(setting, looks[setting], beside(ax, i, len(settings)))
-        scene.finish(columns)
+            scene.curve(setting, looks[setting], beside(scene.ax, i, len(settings)))
         seen |= scene.seen
         counts += scene.counts
+    for scene in scenes:
+        scene.finish(columns, max(top for other in scenes if other.metric == scene.metric for top in other.tops))
     for ax in axes:
         count_axis(ax, counts)
     figure.supxlabel("number of edits", fontsize=7.5, color=SOFT)
@@ -86,7 +92,7 @@ class Scene:
     def _unedited(self, measure: Measure) -> None:
         self.start = 0, measure.value
         self.ax.plot(0, measure.value, zorder=5, clip_on=False, **UNEDITED)
-        bar(self.ax, 0, measure, color=INK, clip_on=False)
+        bar(self.ax, 0, measure, color=INK)
         self.seen.add("unedited")
         self.tops.append(measure.high)
 
@@ -96,7 +102,7 @@ class Scene:
         style: dict[str, Any] = dict(color=curve.colour, transform=aside)
         line = [(point.edits, point.measure.value) for point in points]
         if line:
-            self.ax.plot(*zip(*line, strict=True), ls=curve.line, zorder=3, **style)
+            self.ax.plot(*zip(*line, strict=True), ls=curve.line, zorder=3, clip_on=False, **style)
             self._leave(line[0], curve, aside)
         for point in points:
             x, y = point.edits, point.measure
@@ -112,22 +118,31 @@ class Scene:
         if self.start:
             ends: dict[str, Any] = dict(coordsA=self.ax.transData, coordsB=aside)
             look: dict[str, Any] = dict(color=curve.colour, ls=curve.line, lw=mpl.rcParams["lines.linewidth"])
-            self.ax.add_patch(ConnectionPatch(self.start, first, **ends, **look, zorder=3))
+            self.ax.add_patch(ConnectionPatch(self.start, first, **ends, **look, zorder=3)).set_clip_on(False)
 
     def _published(self, setting: Setting, curve: Curve) -> None:
         model = self.points[0].runs[0].model.name
         for line in curves(model, setting.edit, self.panel.task):
-            self.ax.plot(*zip(*line, strict=True), color=curve.colour, marker="x", ms=4, lw=0.8, ls=":", zorder=2)
+            look: dict[str, Any] = dict(color=curve.colour, marker="x", ms=4, lw=0.8, ls=":", zorder=2, clip_on=False)
+            self.ax.plot(*zip(*line, strict=True), **look)
             self.seen.add("published")
             self.counts += [x for x, _ in line]
             self.tops += [y for _, y in line]
 
-    def finish(self, columns: int) -> None:
-        score_axis(self.ax, max(self.tops))
+    @property
+    def metric(self) -> str:
+        return words.metric(self.points[0].metric)
+
+    def finish(self, columns: int, top: float) -> None:
+        """Title and axis: `top` is the highest value of all panels with this metric."""
+        score_axis(self.ax, top)
         self.ax.set_title(self.panel.title)
-        if columns == WIDE:
-            name = words.metric(self.points[0].metric)
-            self.ax.set_title(name, loc="right", fontweight="normal", fontsize=7, color=SOFT)
+        end = self.ax.get_ylim()[1]
+        size = f"axis ends at {end:.2g}" if end < MAGNIFIED else ""
+        said = [part for part in (self.metric if columns == WIDE else "", size) if part]
+        self.ax.set_title(
+            ", ".join(said), loc="right", fontweight="normal", fontsize=7 if columns == WIDE else 6, color=SOFT
+        )
 
 
 def published(study: Study, group: Group) -> bool:

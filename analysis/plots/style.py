@@ -1,7 +1,7 @@
 """How figures look, and how they become bytes: the same results give the same bytes.
 
 Colours are those of Okabe and Ito (2008), which the colour-blind tell apart; line styles and markers differ as well.
-A figure is drawn twice, with four panels to a row and, for narrow screens, with two.
+A figure is drawn twice, with four panels to a row and, for narrow screens, with two. Fewer panels are larger.
 """
 
 import io
@@ -123,13 +123,13 @@ def _bytes(figure: Figure, kind: str) -> bytes:
 
 
 def grid(panels: int, columns: int) -> tuple[Figure, list[Axes]]:
-    """A figure with so many panels, at most `columns` in a row, the rows as even as can be."""
+    """So many panels in a figure of one width, at most `columns` in a row, the rows as even as can be."""
     scale = 1.0 if columns == WIDE else 0.8
     down = -(-panels // columns)
     across = -(-panels // down)
-    width = max(across * PANEL[0], 2 * PANEL[0]) * scale
+    height = PANEL[1] * min(1.4, (columns / across) ** 0.5)
     layout = ConstrainedLayoutEngine(w_pad=0.05, h_pad=0.06, hspace=0.04, wspace=0.04)
-    figure = Figure(figsize=(width, down * PANEL[1] * scale + 0.55), layout=layout)
+    figure = Figure(figsize=(columns * PANEL[0] * scale, down * height * scale + 0.55), layout=layout)
     FigureCanvasAgg(figure)
     axes = figure.subplots(down, across, squeeze=False).ravel().tolist()
     for spare in axes[panels:]:
@@ -137,10 +137,18 @@ def grid(panels: int, columns: int) -> tuple[Figure, list[Axes]]:
     return figure, axes[:panels]
 
 
-def legend(figure: Figure, handles: Sequence[Artist]) -> None:
-    """One legend for all panels, above them, in as many columns as the figure has room for, four at most."""
+def legend(figure: Figure, handles: Sequence[Artist], title: str = "", side: str = "upper") -> None:
+    """One legend for all panels, above or ("lower") below them, in as many columns as it has room for, four at most."""
     for ncols in (4, 3, 2, 1):
-        drawn = figure.legend(handles=list(handles), loc="outside upper left", ncols=ncols, columnspacing=1.6)
+        drawn = figure.legend(
+            handles=list(handles),
+            loc=f"outside {side} left",
+            ncols=ncols,
+            columnspacing=1.6,
+            title=title or None,
+            title_fontsize=7.5,
+            alignment="left",
+        )
         if drawn.get_window_extent().width < 0.98 * figure.bbox.width or ncols == 1:
             break
         drawn.remove()
@@ -149,7 +157,7 @@ def legend(figure: Figure, handles: Sequence[Artist]) -> None:
 def bar(ax: Axes, x: float, measure: Measure, **style: Any) -> None:
     """A 95 % interval, if there is one."""
     if not math.isnan(measure.low):
-        ax.plot([x, x], [measure.low, measure.high], lw=1.1, solid_capstyle="butt", **style)
+        ax.plot([x, x], [measure.low, measure.high], lw=1.1, solid_capstyle="butt", clip_on=False, **style)
 
 
 def beside(ax: Axes, i: int, n: int) -> Transform:
@@ -178,6 +186,7 @@ def count_axis(ax: Axes, counts: Sequence[int]) -> None:
 
 
 def score_axis(ax: Axes, top: float) -> None:
+    """From 0 to a little more than `top`."""
     ax.set_ylim(0, min(1.02, top * 1.08) or 1)
     ax.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
 
