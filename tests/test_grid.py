@@ -213,7 +213,7 @@ def test_a_signal_to_the_sweep_alone_stops_its_workers(
     config = {"tasks": ["NLI"], "limit": 2, "begin": 0, "checkpoints": [300], "device": "cpu", "grid": [grid]}
     config |= {"models": [str(tiny_folder)], "data": str(ROOT / "data/sample"), "results": "out"}
     (tmp_path / "grid.yaml").write_text(json.dumps(config))
-    words = [sys.executable, str(ROOT / "sweep.py"), "grid.yaml", "--workers", "2"]
+    words = [sys.executable, str(project(tmp_path) / "sweep.py"), "grid.yaml", "--workers", "2"]
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "env": untraced()}
     process = subprocess.Popen(words, cwd=tmp_path, text=True, **pipes)  # type: ignore[call-overload]
     locks = tmp_path / "out" / tiny_folder.name / "test-NLI"

@@ -112,7 +112,7 @@ def test_as_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     monkeypatch.chdir(tmp_path)
     for arguments, message in (
         (["model", "gpt3-xl"], "no recipe for 'gpt3-xl': put its Hugging Face folder"),
-        (["check-data", "nowhere"], "nowhere/edited-data/zsre.json: no such file"),
+        (["check-data", "nowhere"], "nowhere: expected a data folder, found none of its files"),
         (["modle", "x"], "argument command: invalid choice: 'modle'"),
         ([], "the following arguments are required: command"),
     ):
