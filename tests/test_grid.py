@@ -23,7 +23,7 @@ from experiment.engines import local
 from experiment.engines.local import Outcome
 from experiment.grid import Block, Sweep, cells, within
 from experiment.plan import EditRequest, Experiment, Placement
-from tests.conftest import ROOT
+from tests.conftest import ROOT, project
 from tests.killing import TIMES, untraced
 from tests.tiny_settings import ROME as ROME_SETTINGS
 from tests.tiny_settings import ROME_YAML
