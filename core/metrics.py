@@ -178,3 +178,13 @@ def _resample_counts(n: int) -> NDArray[np.int16]:
         row[:] = np.bincount(rng.integers(0, n, size=n), minlength=n)
     counts.flags.writeable = False
     return counts
+
+
+def difference(before: Ratio, after: Ratio) -> Measure:
+    """A metric `after` minus `before` over the same records, with its 95 % interval: both are resampled alike."""
+    assert before.records == after.records, "a paired difference needs the same records"
+    sums = [columns(ratio.top, ratio.bottom) for ratio in (before, after)]
+    counts = _resample_counts(len(before.records))
+    first, second = (mean_ratio(counts @ rows.T) for rows in sums)  # (RESAMPLES,) each
+    low, high = np.percentile(second - first, [2.5, 97.5])
+    return Measure(value(after) - value(before), float(low), float(high))

@@ -5,7 +5,7 @@ import difflib
 import importlib
 import importlib.util
 import pkgutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,28 +22,50 @@ def discover(package: str, attribute: str) -> dict[str, Any]:
 
 
 def names(package: str, attribute: str) -> list[str]:
-    """The names that `discover` gives, without importing plug-ins whose source says them plainly.
+    """The names that `discover` gives; see `stated`."""
+    return list(stated(package, attribute, "name"))
 
-    That is, with EDITOR = Cls or TASK = Cls(), and name = "..." in the class Cls of the same file.
+
+def stated(package: str, attribute: str, key: str) -> dict[str, tuple[str, ...]]:
+    """Name of each plug-in -> the words in its class attribute `key`, a text or a set of texts; in `discover`'s order.
+
+    Plug-ins whose source says them plainly are not imported. That is, with EDITOR = Cls or TASK = Cls(), and
+    name = "..." and the key likewise in the class Cls of the same file.
     """
-    result: list[str] = []
+    result: dict[str, tuple[str, ...]] = {}
     for module in _modules(package):
-        spec = importlib.util.find_spec(module)
-        assert spec is not None and spec.origin is not None
-        source = Path(spec.origin).read_text(encoding="utf-8")
-        name = _stated(ast.parse(source), attribute)
-        if name is None and attribute in source:
-            name = getattr(getattr(importlib.import_module(module), attribute, None), "name", None)
-        if name is not None:
-            result.append(name)
-    return sorted(result, key=str.lower)
+        source = _source(module)
+        tree = ast.parse(source)
+        (name, words), *_ = [*_stated(tree, _assigned(tree.body, attribute), key), ((), ())]
+        if not (name and words) and attribute in source:
+            plugin = getattr(importlib.import_module(module), attribute, None)
+            name, words = (_texts(getattr(plugin, part, ())) for part in ("name", key))
+        if name:
+            result[name[0]] = words
+    return {name: result[name] for name in sorted(result, key=str.lower)}
+
+
+def rows(module: str, table: str) -> list[str]:
+    """The names of the classes that a module's table lists, without importing it where its source says them plainly."""
+    tree = ast.parse(_source(module))
+    listed = list(_stated(tree, _assigned(tree.body, table), "name"))
+    if listed and all(name for name, _ in listed):
+        return [name[0] for name, _ in listed]
+    return list(getattr(importlib.import_module(module), table))
 
 
 def pick(kind: str, name: str, table: Mapping[str, T]) -> T:
-    """table[name]; else a UserError that lists the names and guesses which one was meant."""
-    if name in table:
-        return table[name]
-    raise UserError(f"unknown {kind} '{name}'{did_you_mean(name, table)}; known: {', '.join(table)}")
+    """table[name], also where the case alone differs; else a UserError that lists the names and guesses."""
+    return table[spelled(kind, name, table)]
+
+
+def spelled(kind: str, name: str, known: Iterable[str]) -> str:
+    """The name as it is written among those known: a case that differs is forgiven, if that leaves one name."""
+    known = list(known)
+    alike = [name] if name in known else [other for other in known if other.lower() == name.lower()]
+    if len(alike) == 1:
+        return alike[0]
+    raise UserError(f"unknown {kind} '{name}'{did_you_mean(name, known)}; known: {', '.join(known)}")
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -57,16 +79,36 @@ def _modules(package: str) -> list[str]:
     return [f"{package}.{module.name}" for module in pkgutil.iter_modules(folder) if module.name[0] != "_"]
 
 
-def _stated(tree: ast.Module, attribute: str) -> str | None:
-    """The plug-in's name, where the module says it plainly."""
-    value = _assigned(tree.body, attribute)
-    if isinstance(value, ast.Call) and not value.args and not value.keywords:
-        value = value.func
+def _source(module: str) -> str:
+    spec = importlib.util.find_spec(module)
+    assert spec is not None and spec.origin is not None
+    return Path(spec.origin).read_text(encoding="utf-8")
+
+
+def _stated(tree: ast.Module, value: ast.expr | None, key: str) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Name and words of each class of this module that an expression mentions; () for what it does not say plainly."""
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
-    if not isinstance(value, ast.Name) or value.id not in classes:
-        return None
-    name = _assigned(classes[value.id].body, "name")
-    return name.value if isinstance(name, ast.Constant) and isinstance(name.value, str) else None
+    for node in ast.walk(value) if value is not None else ():
+        if isinstance(node, ast.Name) and node.id in classes:
+            body = classes[node.id].body
+            yield _texts(_literal(_assigned(body, "name"))), _texts(_literal(_assigned(body, key)))
+
+
+def _literal(node: ast.expr | None) -> Any:
+    """The value of a literal, or of frozenset(...) of one; () for anything else."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "frozenset" and node.args:
+        node = node.args[0]
+    try:
+        return () if node is None else ast.literal_eval(node)
+    except (ValueError, TypeError):
+        return ()
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    """A text, or a set of texts in alphabetical order; () for any other value."""
+    if isinstance(value, str):
+        return (value,)
+    return tuple(sorted(map(str, value))) if isinstance(value, set | frozenset | tuple | list) else ()
 
 
 def _assigned(body: Iterable[ast.stmt], name: str) -> ast.expr | None:

@@ -146,6 +146,41 @@ def stem(root: Path, task: str, plan: EditPlan | None) -> Path:
     return root / f"test-{task}" / f"result-{task}-{tail}"
 
 
+def beside_another_range(path: Path, settings: Mapping[str, Any]) -> Path:
+    """The stem of a result with these settings: `path`, or a name of its own beside a result of other edits there.
+
+    The edits of the other one are as many, and all else is the same, so that the two are repeats:
+    result-NLI-Instance-Sequential-ROME-2@202 begins at record 202, ...@202+3 takes every third from there.
+    """
+    edit = settings["edit"]
+    if edit is None:
+        return path
+    begin, _, step = edit["range"]
+    own = path.with_name(f"{path.name}@{begin}" + (f"+{step}" if step != 1 else ""))
+    if _ending(own, ".json").exists():
+        return own
+    try:
+        other = read(_ending(path, ".json")).settings
+    except UserError:  # none, or one that `existing` has something to say about
+        return path
+    theirs = other["edit"]
+    if not isinstance(theirs, dict) or theirs.get("range") == edit["range"]:
+        return path
+    return own if same({**other, "edit": {**theirs, "range": edit["range"]}}, settings) else path
+
+
+def without_paths(value: Any) -> Any:
+    """Settings without where data lay: the hash beside a path says what was read, and the kind from where."""
+    if isinstance(value, dict):
+        return {k: without_paths(part) for k, part in value.items() if not (k == "path" and "sha256" in value)}
+    return value
+
+
+def same(settings: Mapping[str, Any], others: Mapping[str, Any]) -> bool:
+    """Whether two results' settings give the same numbers."""
+    return bool(without_paths(settings) == without_paths(others))
+
+
 def read(file: Path) -> Result:
     """The result in a .json file. UserError for a file that cannot be read or is no result."""
     try:
@@ -181,9 +216,9 @@ def existing(path: Path, settings: dict[str, Any], overwrite: bool) -> Result | 
     if overwrite or not file.exists():
         return None
     result = read(file)
-    if result.settings == settings:
+    if same(result.settings, settings):
         return result
-    differing = differences(result.settings, settings)
+    differing = differences(without_paths(result.settings), without_paths(settings))
     raise UserError(
         f"{file} was made with other settings ({differing}); use --overwrite, or --results DIR for another place"
     )

@@ -7,9 +7,10 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from core.errors import Interrupted, UserError
+from core.registry import did_you_mean
 
 KEPT = "what is finished is kept; the same command goes on from there"
 PACKAGES = ("core", "editors", "tasks", "edit_sets", "inputs", "experiment", "analysis")
@@ -54,7 +55,17 @@ def log_to_stderr() -> None:
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with the project's manners: one line on stderr, exit 2."""
+    """argparse with the project's manners: one line on stderr, exit 2; a flag that there is not is guessed at."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Unknown flags first: argparse would take the value behind one for a position, and complain of that."""
+        words = list(sys.argv[1:] if args is None else args)
+        flags = [word.partition("=")[0] for word in words if word.startswith("--") and word != "--"]
+        known = list(self._option_string_actions)
+        for flag in flags if self._subparsers is None else ():
+            if not any(name.startswith(flag) for name in known):
+                self.error(f"unknown flag {flag}{did_you_mean(flag, known)}")
+        return super().parse_known_args(words, namespace)
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; `python {self.prog} --help` lists all arguments")

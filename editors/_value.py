@@ -12,13 +12,13 @@ early stop, so that each ends as if it were alone; prompt and target are joined 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from core.errors import UserError
+from core.folders import of_project
 from core.lm.forward import Resumed
 from core.lm.generate import sample
 from core.lm.hooks import replaced, trace
@@ -72,7 +72,7 @@ class TargetSettings:
     @property
     def corpus(self) -> Corpus:
         """What the second moments are collected over."""
-        return Corpus(self.mom2_dataset, self.mom2_n_samples, Path(self.stats_dir))
+        return Corpus(self.mom2_dataset, self.mom2_n_samples, of_project(self.stats_dir))
 
 
 class TargetEditor(Editor):

@@ -135,7 +135,7 @@ class MEMIT(TargetEditor):
                 final_states(lm, tokens)
             return list(zip(seen[out].input[:, -1].double(), seen[block].output[:, -1].double(), strict=True))
 
-        keys, reached = zip(*in_batches(rows, work, lm, len), strict=True)
+        keys, reached = zip(*in_batches(rows, work, lm, len, what="keys"), strict=True)
         grouped = torch.stack(keys).view(len(edits), len(self.templates), -1)  # (B, N, f)
         mean = grouped[:, 0] if len(self.templates) == 1 else (grouped[:, 0] + grouped[:, 1:].mean(1)) / 2
         return mean.T, torch.stack(reached[:: len(self.templates)], 1)

@@ -1,23 +1,27 @@
 """Command lines of test-task.py and test-task-after.py: words to an Experiment, and an Experiment to its words."""
 
 import argparse
+import logging
 import shlex
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from core.errors import UserError
 from core.folders import RESULTS
-from core.registry import names
+from core.registry import names, rows
 from core.script import Parser, positive
 from core.types import DTYPES, MODES
-from experiment.plan import EditRequest, Experiment, Placement
+from experiment.asked import EditRequest, Experiment, Placement, checked
+
+logger = logging.getLogger(__name__)
 
 
-def parser(description: str = "Score a model on one of the eight tasks, on several, or on all.") -> Parser:
+def parser(description: str = "Score a model on a task, on several, or on all.") -> Parser:
     """The arguments that both scripts take."""
     p = Parser(description=description)
     known = ", ".join(names("tasks", "TASK"))
-    p.add_argument("task", metavar="TASK", type=words, help=f"{known}; several with commas, or all")
+    p.add_argument("task", metavar="TASK", type=words, help=f"{known}; several with commas, or all: the paper's eight")
     p.add_argument(
         "--model", help="name in hugging_cache/ or a folder (default: gpt2-xl if there, else the embedded model)"
     )
@@ -26,19 +30,20 @@ def parser(description: str = "Score a model on one of the eight tasks, on sever
     p.add_argument("--device-map", metavar="MAP", help="auto spreads the layers over all GPUs (accelerate)")
     p.add_argument("--attn", metavar="NAME", help="implementation of attention, e.g. sdpa, eager or flash_attention_2")
     p.add_argument(
-        "--data", type=Path, metavar="DIR", help="folder with task-data/ and edited-data/ to use instead of data/"
+        "--data", type=Path, metavar="DIR", help="folder with task-data/ or edited-data/ to use before data/"
     )
     p.add_argument("--limit", type=positive, metavar="N", help="only the first N records of each task")
     p.add_argument("--seed", type=int, default=0, help="seed of everything that is drawn (default: 0)")
     p.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="default: test-result")
     p.add_argument("--batch-tokens", type=positive, metavar="N", help="token budget of a batch; never changes a result")
+    p.add_argument("--all-metrics", action="store_true", help="show every metric; result files hold them anyway")
     p.add_argument("--overwrite", action="store_true", help="replace results made with other settings, redo equal ones")
     return p
 
 
 def after_parser() -> Parser:
     """The arguments of test-task-after.py."""
-    p = parser("Edit a model, then score it on one of the eight tasks, on several, or on all.")
+    p = parser("Edit a model, then score it on a task, on several, or on all.")
     p.add_argument("mode", metavar="MODE", help=", ".join(MODES))
     p.add_argument("method", metavar="METHOD", help=", ".join(names("editors", "EDITOR")))
     for name in ("begin", "end", "step"):
@@ -46,12 +51,19 @@ def after_parser() -> Parser:
     p.add_argument(
         "batch_size", metavar="BATCH_SIZE", type=positive, nargs="?", help="edits per update; Batch-Sequential only"
     )
+    p.add_argument(
+        "--edits", type=Path, metavar="FILE", help="facts to edit (default: edited-data/zsre.json of the data)"
+    )
     p.add_argument("--hparams", type=Path, metavar="FILE", help="settings (default: hparams/METHOD/MODEL.yaml)")
     p.add_argument(
         "--edit-batch", type=positive, metavar="N", help="edits optimised at a time (MEMIT); halves by itself"
     )
+    rules = ", ".join(rows("editors.regularizers", "REGULARIZERS"))
     p.add_argument(
-        "--regularizer", metavar="NAME", default="none", help="what decides which part of an update is applied"
+        "--regularizer",
+        metavar="NAME",
+        default="none",
+        help=f"what decides which part of an update is applied: {rules}",
     )
     p.add_argument("--keep", type=share, metavar="SHARE", help="share of the update it keeps (default: 0.4)")
     p.add_argument("--save-model", type=Path, metavar="DIR", help="save the edited model as a Hugging Face folder")
@@ -74,7 +86,7 @@ def after_parser() -> Parser:
 
 
 def words(text: str) -> tuple[str, ...]:
-    return tuple(text.split(","))
+    return tuple(word.strip() for word in text.split(","))
 
 
 def numbers(text: str) -> tuple[int, ...]:
@@ -84,12 +96,26 @@ def numbers(text: str) -> tuple[int, ...]:
 def share(text: str) -> float:
     value = float(text)
     if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"expected a share in (0, 1], got {text}")
+        percent = f": did you mean {value / 100:g}?" if 1 < value <= 100 else ""
+        raise argparse.ArgumentTypeError(f"expected a share in (0, 1], got {text}{percent}")
     return value
 
 
 FLAGS = (
-    *("checkpoints", "regularizer", "keep", "draw", "model", "limit", "seed", "data", "results", "device", "dtype"),
+    *(
+        "checkpoints",
+        "regularizer",
+        "keep",
+        "edits",
+        "draw",
+        "model",
+        "limit",
+        "seed",
+        "data",
+        "results",
+        "device",
+        "dtype",
+    ),
     *("batch_tokens", "on_error", "device_map", "attn", "hparams", "edit_batch", "max_update", "save_every"),
     *("save_model", "overwrite"),
 )
@@ -106,6 +132,23 @@ def experiment(args: argparse.Namespace) -> Experiment:
     edit = part(EditRequest) if "mode" in given else None
     asked: Experiment = part(Experiment, tasks=args.task, edit=edit, placement=part(Placement))
     return asked
+
+
+def sensible(asked: Experiment) -> Experiment:
+    """`checked`, and what only a command line gets wrong: words in each other's place, a flag without its fellow."""
+    if asked.edit is not None:
+        _unswapped(asked, asked.edit)
+        if asked.edit.keep is not None and asked.edit.regularizer.lower() == "none":
+            logger.warning("--keep %g changes nothing: it is the share that a --regularizer keeps", asked.edit.keep)
+    return checked(asked)
+
+
+def _unswapped(asked: Experiment, edit: EditRequest) -> None:
+    """UserError, with the line to copy, for MODE and METHOD in each other's place."""
+    modes, methods = ({name.lower() for name in known} for known in (MODES, names("editors", "EDITOR")))
+    if edit.mode.lower() in methods and edit.method.lower() in modes:
+        right = command(replace(asked, edit=replace(edit, mode=edit.method, method=edit.mode)))
+        raise UserError(f"MODE comes before METHOD: {right}")
 
 
 def command(asked: Experiment) -> str:

@@ -2,7 +2,7 @@
 
 from argparse import ArgumentParser
 
-from experiment.arguments import after_parser, experiment, parser
+from experiment.arguments import after_parser, experiment, parser, sensible
 
 
 def test_task() -> None:
@@ -16,8 +16,9 @@ def test_task_after() -> None:
 
 
 def _run(p: ArgumentParser) -> None:
-    asked = experiment(p.parse_args())
-    from experiment.models import Models  # these bring torch: a mistake in the words is said before
+    args = p.parse_args()
+    asked = sensible(experiment(args))
+    from experiment.models import Models  # these bring torch: what is wrong with the words is said before
     from experiment.plan import resolve
     from experiment.run import run
     from experiment.show import text
@@ -25,6 +26,6 @@ def _run(p: ArgumentParser) -> None:
     models = Models()
     plan = resolve(asked, models)
     for event in run(plan, models):
-        print(text(event, plan), flush=True)
+        print(text(event, plan, args.all_metrics), flush=True)
     if asked.edit and asked.edit.save_model:
         print(f"edited model -> {asked.edit.save_model}")

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from core.folders import RESULTS
-
-from experiment.plan import EditRequest, Experiment, Placement
+from experiment.asked import EditRequest, Experiment, Placement
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,15 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edit_sets.zsre import EDIT_SET
 from tqdm import tqdm
 
 from core import hparams
 from core.errors import Interrupted, UserError
 from core.script import KEPT, Parser, positive
+from edit_sets.zsre import EDIT_SET
 from experiment.arguments import command
+from experiment.asked import Experiment, task_names
 from experiment.grid import Sweep, cells, within
-from experiment.plan import Experiment
 from inputs.sources import find_data
 
 if TYPE_CHECKING:
@@ -46,7 +46,9 @@ def main() -> None:
         raise UserError("--address names a Ray cluster; it needs --engine ray")
     given = {name: getattr(args, name) for name in ("tasks", "models", "repeats", "limit", "data", "results")}
     given = {name: tuple(v) if isinstance(v, list) else v for name, v in given.items() if v is not None}
-    todo = cells(_fitting(replace(hparams.load(Sweep, args.config), **given)))
+    sweep = replace(hparams.load(Sweep, args.config), **given)
+    task_names(sweep.tasks)
+    todo = cells(_fitting(sweep))
     if args.dry_run:
         print("\n".join(map(command, todo)))
         return

@@ -10,7 +10,6 @@ from transformers import PreTrainedModel
 
 from core import hparams, results
 from core.errors import UserError
-from core.folders import HPARAMS
 from core.lm import model
 from core.lm.model import LM
 from core.metrics import summarize
@@ -18,8 +17,9 @@ from core.registry import discover, pick
 from core.types import MODES, Edit, Editor, Measure, Scored, Task, per_update
 from editors import regularizers
 from experiment import quality
+from experiment.asked import batches, settings_file
 from experiment.editing import Editing, Rules
-from experiment.plan import batches, limited
+from experiment.plan import limited
 from experiment.quality import Probe
 from experiment.quality import probe as probe
 from experiment.scoring import score_model
@@ -97,7 +97,7 @@ def edited(
     if isinstance(settings, Mapping):
         hp = hparams.build(editor.hparams, dict(settings), "settings")
     else:
-        hp = hparams.load(editor.hparams, Path(settings or HPARAMS / editor.name / f"{lm.name}.yaml"))
+        hp = hparams.load(editor.hparams, settings_file(editor.name, lm.name, settings))
     updates = batches(edits, per_update(mode, len(edits), batch_size))
     before = [answer for batch in updates for answer in probe(lm, batch)]
     editing = Editing(lm, editor(lm, hp, seed), rules)
@@ -134,7 +134,7 @@ def score(
     chosen: Task = pick("task", task, discover("tasks", "TASK"))
     samples = limited(list(chosen.samples(_file(f"task-data/{chosen.file}", data))), limit)
     scored = score_model(lm, chosen, samples, batch_tokens)
-    return Scores(task, summarize(chosen, scored), len({sample.record for sample in samples}), scored)
+    return Scores(chosen.name, summarize(chosen, scored), len({sample.record for sample in samples}), scored)
 
 
 def _file(name: str, data: Path | str | None) -> Path:

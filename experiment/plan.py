@@ -1,80 +1,30 @@
 """From what is asked for to what will be done: names resolved, files read and checked, nothing made.
 
-An `Experiment` says what is wanted, whoever asks: the command line, a grid or a notebook. `resolve` reads every file
-that it depends on and gives a `Plan`, in which nothing is left to decide.
+`resolve` reads every file that an `Experiment` depends on and gives a `Plan`, in which nothing is left to decide.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from core import hparams, results
 from core.disk.digest import sha256
 from core.errors import UserError
-from core.folders import HPARAMS, RESULTS
-from core.registry import discover, pick
-from core.types import MODES, Edit, Editor, Mode, Regularizer, Sample, Task, per_update
-from edit_sets.zsre import EDIT_SET
-from inputs.sources import Source, default_model, find_data
+from core.registry import discover
+from core.types import Edit, Editor, Regularizer, Sample, Task
+from experiment.asked import EditRequest as EditRequest
+from experiment.asked import Experiment as Experiment
+from experiment.asked import Placement as Placement
+from experiment.asked import batches as batches
+from experiment.asked import checked, settings_file, task_names, updates_of
+from inputs.sources import Source, default_model, find_data, find_edits
 
-if TYPE_CHECKING:  # torch takes seconds to import: the command line says what is wrong with its words before that
+if TYPE_CHECKING:  # torch takes seconds to import, and command lines are read without it
     from experiment.models import Model, Models
-
-
-@dataclass(frozen=True, kw_only=True)
-class Placement:
-    """Where a model's weights are, and in which type."""
-
-    device: str | None = None
-    dtype: str = "float32"
-    device_map: str | None = None
-    attn: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class EditRequest:
-    """Which edits, by which method, and how they are applied. The edits are range(begin, end, step) of the edit file.
-
-    With `draw`, a seed, as many are drawn from `begin` on. `checkpoints` are numbers of edits to score at on the way;
-    `save_every` the seconds after which the edits of a long run are kept.
-    """
-
-    method: str
-    mode: str
-    begin: int
-    end: int
-    step: int = 1
-    batch_size: int | None = None
-    draw: int | None = None
-    checkpoints: tuple[int, ...] = ()
-    regularizer: str = "none"
-    keep: float | None = None
-    hparams: Path | None = None
-    edit_batch: int | None = None
-    max_update: float = 1000.0
-    on_error: Literal["stop", "skip"] = "stop"
-    save_every: float = 60.0
-    save_model: Path | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Experiment:
-    """What is asked for: tasks to score a model on, as it is (`edit` is None) or after edits."""
-
-    tasks: tuple[str, ...] = ("all",)
-    model: str | None = None
-    edit: EditRequest | None = None
-    data: Path | None = None
-    limit: int | None = None
-    seed: int = 0
-    placement: Placement = field(default_factory=Placement)
-    batch_tokens: int | None = None
-    results: Path = RESULTS
-    overwrite: bool = False
 
 
 @dataclass(frozen=True)
@@ -150,15 +100,16 @@ def resolve(experiment: Experiment, models: Models) -> Plan:
 
     Nothing on the disk changes, but that the embedded model is prepared where it is asked for and absent.
     """
-    tasks = _tasks(experiment.tasks)
-    editor = None if experiment.edit is None else _editor(experiment.edit)
+    experiment = checked(experiment)
+    known: dict[str, Task] = discover("tasks", "TASK")
+    tasks = [known[name] for name in task_names(experiment.tasks)]
     sources = {task.name: find_data(f"task-data/{task.file}", experiment.data) for task in tasks}
     samples = {t.name: limited(list(t.samples(sources[t.name].path)), experiment.limit) for t in tasks}
     model = models.identify(experiment.model)
     root = experiment.results / ("" if model.name == default_model() else model.name)
     schedule = None
-    if editor is not None and experiment.edit is not None:
-        schedule = _schedule(experiment.edit, editor, model.name, experiment.data)
+    if experiment.edit is not None:
+        schedule = _schedule(experiment.edit, model.name, experiment.data)
         root /= "" if experiment.edit.draw is None else f"draw-{experiment.edit.draw}"
     described = {name: source.describe() for name, source in sources.items()}
     wanted = []
@@ -173,13 +124,9 @@ def resolve(experiment: Experiment, models: Models) -> Plan:
                 "edit": schedule.settings_until(count) if schedule else None,
             }
             stem = results.stem(root, task.name, schedule.name_until(count) if schedule else None)
+            stem = results.beside_another_range(stem, settings)
             wanted.append(Wanted(task, count, stem, settings))
     return Plan(experiment, model, root, sources, samples, schedule, tuple(wanted))
-
-
-def _tasks(names: Sequence[str]) -> list[Task]:
-    known: dict[str, Task] = discover("tasks", "TASK")
-    return list(known.values()) if tuple(names) == ("all",) else [pick("task", name, known) for name in names]
 
 
 def limited(samples: Sequence[Sample], limit: int | None) -> list[Sample]:
@@ -190,31 +137,18 @@ def limited(samples: Sequence[Sample], limit: int | None) -> list[Sample]:
     return [sample for sample in samples if sample.record in records]
 
 
-def _editor(request: EditRequest) -> type[Editor]:
-    """The method that is asked for, in a mode that it has."""
-    editor: type[Editor] = pick("method", request.method, discover("editors", "EDITOR"))
-    mode = pick("mode", request.mode, {mode: mode for mode in MODES})
-    if mode not in editor.modes:
-        fitting = [mode for mode in MODES if mode in editor.modes]
-        raise UserError(f"{editor.name} does not run in mode {mode}; its modes: {', '.join(fitting)}")
-    if (request.batch_size is None) == (mode == "Batch-Sequential"):
-        raise UserError(f"{mode} {'needs a' if request.batch_size is None else 'takes no'} BATCH_SIZE")
-    return editor
-
-
-def _schedule(request: EditRequest, editor: type[Editor], model: str, data: Path | None) -> Schedule:
+def _schedule(request: EditRequest, model: str, data: Path | None) -> Schedule:
     from editors import regularizers  # brings torch
 
+    editor: type[Editor] = discover("editors", "EDITOR")[request.method]
     given = {} if request.keep is None else {"keep": request.keep}
     regularizer = regularizers.make(request.regularizer, given)
-    source = find_data(EDIT_SET.file, data)
-    edits = EDIT_SET.edits(source.path, request.begin, request.end, request.step, request.draw)
-    mode: Mode = pick("mode", request.mode, {mode: mode for mode in MODES})
-    updates = batches(edits, per_update(mode, len(edits), request.batch_size))
-    counts = _counts(request.checkpoints, updates)
+    edit_set, source = find_edits(request.edits, data)
+    edits = edit_set.edits(source.path, request.begin, request.end, request.step, request.draw)
+    updates, counts = updates_of(request, edits)
     hp = settings_of(editor, request, model)
     settings = {
-        "mode": mode,
+        "mode": request.mode,
         "method": editor.name,
         "range": [request.begin, request.end, request.step],
         "draw": request.draw,
@@ -230,25 +164,9 @@ def _schedule(request: EditRequest, editor: type[Editor], model: str, data: Path
 
 def settings_of(editor: type[Editor], request: EditRequest, model: str) -> Any:
     """The method's settings for a model, from their file and the command line."""
-    file = request.hparams or HPARAMS / editor.name / f"{model}.yaml"
-    hp = hparams.load(editor.hparams, file)
+    hp = hparams.load(editor.hparams, settings_file(editor.name, model, request.hparams))
     if request.edit_batch is None:
         return hp
     if not editor.edit_batch:
         raise UserError(f"--edit-batch: {editor.name} takes its edits one at a time")
     return replace(hp, edit_batch=request.edit_batch)
-
-
-def batches(edits: Sequence[Edit], size: int) -> list[Sequence[Edit]]:
-    """The edits of each update; a smaller last batch is one too."""
-    return [edits[start : start + size] for start in range(0, len(edits), size)]
-
-
-def _counts(asked: Sequence[int], updates: Sequence[Sequence[Edit]]) -> list[int]:
-    """The numbers of edits to score at: those asked for, and all. UserError for one at which no update ends."""
-    ends = list(itertools.accumulate(map(len, updates)))
-    for count in asked:
-        if count not in ends:
-            shown = ", ".join(map(str, ends[:5])) + (", ..." if len(ends) > 5 else "")
-            raise UserError(f"--checkpoints: no update ends at {count} edits; they end at {shown}")
-    return sorted({*asked, ends[-1]})

@@ -144,7 +144,7 @@ class _Run:
         task, samples = wanted.task, self.plan.samples[wanted.task.name]
         budget = self.plan.experiment.batch_tokens
         # Completions of this very result alone: same settings, same code, same batches.
-        key = json.dumps([wanted.settings, bench.environment, budget], sort_keys=True)
+        key = json.dumps([results.without_paths(wanted.settings), bench.environment, budget], sort_keys=True)
         journal = Journal(wanted.beside("journal"), hashlib.sha256(key.encode()).hexdigest())
         try:
             with timed(self.seconds, "score"):
@@ -165,7 +165,7 @@ class _Run:
         begin, end, step = schedule.settings["range"]
         # Edits of a sequence are those of any longer one, so only what a single batch is made of knows its end.
         ends = [begin, end, step] if schedule.settings["mode"] == "Batch-Single" else [begin, step]
-        key = {**plan.edited, "edit": {**schedule.settings, "range": ends}}
+        key = results.without_paths({**plan.edited, "edit": {**schedule.settings, "range": ends}})
         stems = [str(wanted.stem.relative_to(plan.root)) for wanted in plan.wanted]
         return Checkpoint(plan.root / FOLDER, key, environment, stems)
 

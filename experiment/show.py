@@ -1,31 +1,116 @@
 """What a terminal shows of a run."""
 
-from core import published, results
-from core.results import Result
+from collections.abc import Mapping
+from pathlib import Path
+
+from core import metrics, published, results
+from core.errors import UserError
+from core.results import EditRecord, Result
+from core.types import Measure
 from experiment import quality
-from experiment.plan import Plan
+from experiment.plan import Plan, Wanted
 from experiment.run import Edited, Made
 
+SHORT = ("answered", "choice_accuracy", "trivial")
+"""Metrics that are shown with the headline, and `as_released...` where a published score is beside them."""
+LARGE = 0.5
+"""Of a weight's norm: a change above this is said."""
 
-def text(event: Made | Edited, plan: Plan) -> str:
+
+def text(event: Made | Edited, plan: Plan, all_metrics: bool = False) -> str:
     """Some lines about a result, or about how well edits took."""
     if isinstance(event, Edited):
         tried = len(event.record.updates) + len(event.record.refused)
-        title = f"edit quality: {event.edits} edits in {tried} updates"
-        return f"\n{title}\n{quality.table(event.record.quality)}"
+        title = f"edit quality: {counted(event.edits, 'edit')} in {counted(tried, 'update')}"
+        return "\n".join(["", title, quality.table(event.record.quality), *large(event.record)])
     name = event.wanted.task.name
     if event.new:
-        return scores(f"{name}: {event.result.n} records from {plan.sources[name].path}", event)
-    return scores(f"{name}: already there, made with the same settings", event)
+        title = f"{name}: {counted(event.result.n, 'record')} from {plan.sources[name].path}"
+        return scores(title, event, all_metrics)
+    return scores(f"{name}: already there, made with the same settings", event, all_metrics)
 
 
-def scores(title: str, made: Made) -> str:
-    """A result's metrics, the published score, whether the model has collapsed, and where its files are."""
+def scores(title: str, made: Made, all_metrics: bool = False) -> str:
+    """A result: what edits did to its headline, some or all metrics, what to know about them, where its files are."""
     result: Result = made.result
-    lines = ["", title, results.table(result.metrics, result.n)]
+    shown = result.metrics if all_metrics else _short(result)
+    lines = ["", title, *change(made), results.table(shown, result.n)]
+    if len(shown) < len(result.metrics):
+        lines.append(f"{len(result.metrics) - len(shown)} more: --all-metrics, or the .json file")
     if result.published:
         lines.append(published.line(result.published))
-    for kind, count in result.degenerate.items():
-        if count > result.completions / 2:
-            lines.append(f"collapsed: {count} of {result.completions} completions are {kind.replace('_', ' ')}")
-    return "\n".join([*lines, f"-> {made.wanted.stem}.json", f"-> {made.wanted.stem}.jsonl"])
+    return "\n".join([*lines, *remarks(made), f"-> {made.wanted.stem}.json", f"-> {made.wanted.stem}.jsonl"])
+
+
+def _short(result: Result) -> Mapping[str, Measure]:
+    """The headline, and what tells how to read it."""
+    released = {name for name in result.metrics if result.published and name.startswith("as_released")}
+    return {name: m for name, m in result.metrics.items() if name in {result.headline, *SHORT, *released}}
+
+
+def change(made: Made) -> list[str]:
+    """`NER f1 0.091 -> 0.000 (8 records; not shown to differ)`, if the result before the edits is near; else nothing.
+
+    It differs where the 95 % interval of the paired difference leaves 0 out.
+    """
+    wanted, result = made.wanted, made.result
+    before = unedited(wanted)
+    if before is None or before[0].headline != result.headline:
+        return []
+    first, path = before
+    try:
+        ratios = [
+            wanted.task.ratios(results.read_samples(stem.with_name(f"{stem.name}.jsonl")))[result.headline]
+            for stem in (path, wanted.stem)
+        ]
+    except UserError:
+        return []
+    if ratios[0].records != ratios[1].records:
+        return []
+    gap = metrics.difference(*ratios)
+    verdict = f"differs by {gap.value:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]"
+    verdict = "not shown to differ" if gap.low <= 0 <= gap.high else verdict
+    values = " -> ".join(f"{r.metrics[r.headline].value:.3f}" for r in (first, result))
+    return [f"{wanted.task.name} {result.headline} {values} ({counted(result.n, 'record')}; {verdict})"]
+
+
+def unedited(wanted: Wanted) -> tuple[Result, Path] | None:
+    """The result before the edits, of the same model on the same data, and its stem; None if it is not there.
+
+    Drawn edits have a folder of their own beside it.
+    """
+    if wanted.settings["edit"] is None:
+        return None
+    root = wanted.stem.parents[1]
+    stem = results.stem(root if wanted.settings["edit"]["draw"] is None else root.parent, wanted.task.name, None)
+    try:
+        result = results.read(stem.with_name(f"{stem.name}.json"))
+    except UserError:
+        return None
+    return (result, stem) if results.same(result.settings, {**wanted.settings, "edit": None}) else None
+
+
+def remarks(made: Made) -> list[str]:
+    """That the model says nothing any more (or never did), or nothing that could be read."""
+    result, edited = made.result, made.wanted.edits > 0
+    word = "collapsed" if edited else "degenerate"
+    lines = [
+        f"{word}: {count} of {counted(result.completions, 'completion')} are {kind.replace('_', ' ')}"
+        for kind, count in result.degenerate.items()
+        if count > result.completions / 2
+    ]
+    unread = "answered" in result.metrics and result.metrics["answered"].value == 0
+    if unread and "choice_accuracy" in result.metrics and not edited:
+        lines.append("no completion could be read as a label (its format, not its ability): see choice_accuracy")
+    return lines
+
+
+def large(record: EditRecord) -> list[str]:
+    """A line for each weight that has changed by more than LARGE of its norm."""
+    shares = {name: norms["norm"] / norms["weight"] for name, norms in record.change.items() if norms["weight"]}
+    return [f"large change: {name} by {share:.0%} of its norm" for name, share in shares.items() if share > LARGE]
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 edit`, `2 edits`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

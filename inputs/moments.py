@@ -57,14 +57,13 @@ def prepare(
         return
     lm = skeleton(folder, name)
     hp.check(lm)
-    wanted = Wanted(lm, hp.layers, Corpus(hp.mom2_dataset, hp.mom2_n_samples, Path(hp.stats_dir)))
+    wanted = Wanted(lm, hp.layers, Corpus(hp.mom2_dataset, hp.mom2_n_samples, folders.of_project(hp.stats_dir)))
     for layer in sorted({*wanted.layers} - {*wanted.missing()}):
         yield f"{wanted.corpus.file(lm, layer)} is already there"
     if hp.mom2_dataset == "wikipedia":
         yield from fetch(wanted, base)
     missing = wanted.missing()
     if missing:
-        logger.info("computing the second moments of layers %s over %s", missing, hp.mom2_dataset)
         second_moments(model.load(folder, name, device), missing, wanted.corpus)
         yield from (f"{wanted.corpus.file(lm, layer)} computed" for layer in missing)
 

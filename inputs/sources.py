@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,11 +10,16 @@ from core import folders
 from core.disk.digest import sha256
 from core.errors import UserError
 from core.messages import short
+from core.registry import discover
+from core.types import EditSet
+from edit_sets.zsre import EDIT_SET
 from inputs.embedded import EMBEDDED_MODEL, prepare_embedded
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_MODEL = "gpt2-xl"
+LAYOUT = ("task-data", "edited-data", "training-data")
+"""What a data folder holds, or some of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,22 +30,56 @@ class Source:
     kind: str
 
     def describe(self) -> dict[str, str]:
-        return {"path": self.path.as_posix(), "kind": self.kind, "sha256": sha256(self.path)}
+        return {"path": folders.written(self.path), "kind": self.kind, "sha256": sha256(self.path)}
 
 
 def find_data(file: str, folder: Path | None) -> Source:
-    """`file` (e.g. "task-data/test-NER.txt") in `folder`; without one the official file if present, else the sample."""
+    """`file` (e.g. "task-data/test-NER.txt") in `folder`, else the official file, else that of the sample.
+
+    One that is taken from elsewhere although there is a `folder` is said in the log. UserError if there is none, or if
+    `folder` is no data folder at all.
+    """
+    source = located(file, folder)
+    if folder is not None and source.kind != "custom":
+        logger.warning("%s: not there, %s is used (%s)", folder / file, source.path, source.kind)
+    return source
+
+
+def located(file: str, folder: Path | None) -> Source:
+    """`find_data` without a word."""
+    candidates = [Source(folders.DATA / file, "official"), Source(folders.SAMPLE / file, "sample")]
+    missing = candidates[-1].path
     if folder is not None:
         _utf8(folder)
-        candidates = [Source(folder / file, "custom")]
-    else:
-        candidates = [Source(folders.DATA / file, "official"), Source(folders.SAMPLE / file, "sample")]
+        missing = folder / file
+        within = any(os.path.isdir(folder / part) for part in LAYOUT)  # else it is a slip, and not filled up
+        candidates = [Source(missing, "custom"), *(candidates if within else ())]
     for source in candidates:
         if os.path.exists(source.path):  # False, not an error, for a name too long
             return source
-    raise UserError(
-        f"{candidates[-1].path}: no such file; --data names a folder that holds task-data/ and edited-data/"
-    )
+    raise UserError(f"{missing}: no such file; --data names a folder that holds {', '.join(f'{p}/' for p in LAYOUT)}")
+
+
+def find_edits(
+    file: Path | None, folder: Path | None, find: Callable[[str, Path | None], Source] = find_data
+) -> tuple[EditSet, Source]:
+    """The facts to edit and the edit set that reads them: `file`, of any edit set's format; without one zsRE's file.
+
+    A file is read by the first edit set that can, those whose own file ends alike before the others. UserError if none
+    can: what the first of them says.
+    """
+    if file is None:
+        return EDIT_SET, find(EDIT_SET.file, folder)
+    _utf8(file)
+    sets: list[EditSet] = list(discover("edit_sets", "EDIT_SET").values())
+    errors = []
+    for edit_set in sorted(sets, key=lambda one: Path(one.file).suffix != file.suffix):
+        try:
+            edit_set.records(file)
+            return edit_set, Source(file, "custom")
+        except UserError as error:
+            errors.append(error)
+    raise errors[0]
 
 
 def default_model() -> str:

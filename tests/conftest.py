@@ -62,6 +62,16 @@ OTHERS = {
 }
 
 
+def project(folder: Path) -> Path:
+    """Make `folder` a project of its own: scripts, the code and its settings, but no model, data or result."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (*PACKAGES, "docs", "requirements.txt"):
+        (folder / name).symlink_to(ROOT / name)
+    for script in ROOT.glob("*.py"):
+        (folder / script.name).write_bytes(script.read_bytes())  # not linked: Python starts where a link leads
+    return folder
+
+
 def sentencepiece_like() -> PreTrainedTokenizerFast:
     """LLaMA-style: blanks are "▁", one is put before the text, unknown bytes fall back, BOS is added."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))

@@ -14,7 +14,7 @@ from typing import Any
 
 import datasets
 import pytest
-from conftest import ROOT
+from conftest import ROOT, project
 from fake_hub import FakeHub, Remote, serving
 
 from core import readers
@@ -357,9 +357,9 @@ def test_as_a_command_against_a_hub(server: FakeHub, tmp_path: Path) -> None:
             "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
         },
     }
-    command = [sys.executable, str(ROOT / "prepare.py"), "data", "--only", *WRITTEN, "OpenDomainQA"]
+    command = [sys.executable, "prepare.py", "data", "--only", *WRITTEN, "OpenDomainQA"]
     run = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=300
+        command, cwd=project(tmp_path), env=environment, capture_output=True, text=True, check=False, timeout=300
     )
     assert run.returncode == 2, run.stdout + run.stderr
     error = run.stderr.splitlines()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import tiny_settings
 import yaml
-from conftest import ROOT, tiny
+from conftest import ROOT, project, tiny
 from safetensors.torch import load_file
 from torch import equal
 
@@ -61,10 +61,10 @@ for words in json.loads(sys.argv[1]):
 
 def run(folder: Path, model: Path, hash_seed: str) -> None:
     """Every command in one new process, in a folder of its own."""
-    folder.mkdir()
+    project(folder)
     for name, text in SETTINGS.items():
         (folder / f"{name}.yaml").write_text(text)
-    lines = [[str(ROOT / (words := command.split())[0]), *words[1:]] for command in COMMANDS]
+    lines = [command.split() for command in COMMANDS]
     commands = [
         [*line, "--model", str(model), "--device", "cpu", "--data", str(ROOT / "data/sample")] for line in lines
     ]

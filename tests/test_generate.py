@@ -254,3 +254,9 @@ def test_a_shared_prefix_is_run_once_and_changes_nothing(lm: LM) -> None:
     assert shared_prefix(lm, rows[:1]) == Prefix()
     assert shared_prefix(lm, [rows[0], rows[0]]).length == len(rows[0]) - 1
     assert complete(lm, texts, 1) == [complete(lm, [text], 1)[0] for text in texts]
+
+
+def test_a_bar_says_what_it_does(capsys: pytest.CaptureFixture[str]) -> None:
+    complete(tiny("gpt2"), ["Anna Bell is", "a word"], 2)
+    err = capsys.readouterr().err
+    assert err.startswith("\rcompletions: ") and "row" in err

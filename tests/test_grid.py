@@ -23,7 +23,7 @@ from experiment.engines import local
 from experiment.engines.local import Outcome
 from experiment.grid import Block, Sweep, cells, within
 from experiment.plan import EditRequest, Experiment, Placement
-from tests.conftest import ROOT
+from tests.conftest import ROOT, project
 from tests.killing import TIMES, untraced
 from tests.tiny_settings import ROME as ROME_SETTINGS
 from tests.tiny_settings import ROME_YAML
@@ -213,7 +213,7 @@ def test_a_signal_to_the_sweep_alone_stops_its_workers(
     config = {"tasks": ["NLI"], "limit": 2, "begin": 0, "checkpoints": [300], "device": "cpu", "grid": [grid]}
     config |= {"models": [str(tiny_folder)], "data": str(ROOT / "data/sample"), "results": "out"}
     (tmp_path / "grid.yaml").write_text(json.dumps(config))
-    words = [sys.executable, str(ROOT / "sweep.py"), "grid.yaml", "--workers", "2"]
+    words = [sys.executable, str(project(tmp_path) / "sweep.py"), "grid.yaml", "--workers", "2"]
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "env": untraced()}
     process = subprocess.Popen(words, cwd=tmp_path, text=True, **pipes)  # type: ignore[call-overload]
     locks = tmp_path / "out" / tiny_folder.name / "test-NLI"

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from core.registry import discover, names
+from core.registry import discover, names, rows, stated
+from editors.regularizers import REGULARIZERS
 
 SLOW = {"torch", "transformers", "numpy", "datasets", "huggingface_hub", "matplotlib"}
 LIGHT = [
@@ -58,6 +59,24 @@ def test_names_are_those_of_the_plug_ins(package: str, attribute: str) -> None:
     assert names(package, attribute) == list(discover(package, attribute))
     code = f"from core.registry import names; import {package}; names({package!r}, {attribute!r})"
     assert "torch" not in modules(code)
+
+
+def test_what_plug_ins_state_is_what_they_are() -> None:
+    """Modes of methods, files of tasks, regularisers: a command line is checked with them."""
+    modes, files = stated("editors", "EDITOR", "modes"), stated("tasks", "TASK", "file")
+    assert {name: set(words) for name, words in modes.items()} == {
+        name: editor.modes for name, editor in discover("editors", "EDITOR").items()
+    }
+    assert files == {name: (task.file,) for name, task in discover("tasks", "TASK").items()}
+    assert rows("editors.regularizers", "REGULARIZERS") == list(REGULARIZERS)
+    code = "from core.registry import rows; rows('editors.regularizers', 'REGULARIZERS')"
+    assert not modules(code) & SLOW
+
+
+def test_rows_by_import_where_the_source_does_not_say_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a_table.py").write_text("class A:\n    name = 'a' + 'b'\nTABLE = {kind.name: kind for kind in (A,)}")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert rows("a_table", "TABLE") == ["ab"]
 
 
 def test_names_by_import_where_the_source_does_not_say_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

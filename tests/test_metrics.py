@@ -194,3 +194,16 @@ def test_summarize_keeps_the_value_of_a_reference_scorer() -> None:
         summarize(Constant(Ratio(("0", "1", "2"), top, bottom, 0.3)), scored(1.0))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="no samples"):
         summarize(task, [])
+
+
+def test_a_difference_is_paired() -> None:
+    """The records are resampled together: where every record falls alike there is no doubt about the fall."""
+    rng = np.random.default_rng(1)
+    records, ones = tuple(map(str, range(40))), np.ones(40)
+    before = Ratio(records, rng.random(40), ones)
+    after = Ratio(records, before.top - 0.125, ones)
+    gap = metrics.difference(before, after)
+    assert (gap.value, gap.low, gap.high) == pytest.approx((-0.125,) * 3)
+    assert metrics.difference(before, before) == Measure(0.0, 0.0, 0.0)
+    other = metrics.difference(before, Ratio(records, rng.random(40), ones))
+    assert other.low < other.value < other.high

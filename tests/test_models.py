@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, project
 from fake_hub import GOOD_TOKEN, OTHER_TOKEN, FakeHub, Remote, serving
 from huggingface_hub.errors import HfHubHTTPError
 
@@ -347,9 +347,9 @@ def test_as_a_command(
     """gpt2-xl from its own repository, then a wrong name: one line and exit code 2."""
     server.models[REPOS["gpt2-xl"]] = Remote(files)
     environment = {**os.environ, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    command = [sys.executable, str(ROOT / "prepare.py"), "model", "gpt2-xl"]
+    command = [sys.executable, "prepare.py", "model", "gpt2-xl"]
     run = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=120
+        command, cwd=project(tmp_path), env=environment, capture_output=True, text=True, check=False, timeout=120
     )
     assert (run.returncode, run.stdout) == (0, "hugging_cache/gpt2-xl is ready\n"), run.stderr
     assert (tmp_path / "hugging_cache/gpt2-xl/ORIGIN.txt").is_file()

@@ -229,3 +229,13 @@ def test_a_write_that_fails_leaves_nothing(texts: Path, tmp_path: Path, monkeypa
                 second_moments(lm, (1,), corpus)
         assert not [path for path in (tmp_path / "stats").rglob("*") if path.is_file()]
     assert second_moments(lm, (1,), corpus)
+
+
+def test_the_first_pass_says_what_it_is(texts: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Once for all layers, before it begins; not where they are there."""
+    caplog.set_level("INFO", "core.lm.moments")
+    lm, corpus = tiny("gpt2"), Corpus(str(texts), 4, tmp_path / "stats")
+    for _ in range(2):
+        second_moments(lm, [1, 2], corpus)
+    (line,) = caplog.messages
+    assert line.startswith("second moments of tiny-gpt2, layers 1, 2: ") and str(corpus.stats_dir) in line

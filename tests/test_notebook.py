@@ -97,8 +97,8 @@ def test_batches(tmp_path: Path, unchanged: Check) -> None:
 def test_unknown_names() -> None:
     with pytest.raises(UserError, match="unknown edit set 'zsr': did you mean 'zsre'"):
         ex.edits("zsr", 0, 1)
-    with pytest.raises(UserError, match="unknown task 'ner'"):
-        ex.score(tiny("gpt2"), "ner")
+    with pytest.raises(UserError, match="unknown task 'nerr'"):
+        ex.score(tiny("gpt2"), "nerr")
     with pytest.raises(AttributeError, match="no attribute 'lode'"):
         ex.lode  # noqa: B018
 

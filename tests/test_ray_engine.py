@@ -307,8 +307,10 @@ def test_a_worker_without_the_files_says_so(setting: Setting, tmp_path: Path) ->
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
         cell = setting.cell("here")
-        asked = [dict(wanted.settings) for wanted in resolve(cell, Models()).wanted]
-        asked[0] = {**asked[0], "model": {**asked[0]["model"], "sha256": "0123"}}
+        plan = resolve(cell, Models())
+        asked = {ray_worker.place(plan, wanted.stem): dict(wanted.settings) for wanted in plan.wanted}
+        first = next(iter(asked))
+        asked[first] = {**asked[first], "model": {**asked[first]["model"], "sha256": "0123"}}
         (line,) = ray_worker.work(Order(cell, str(ROOT), asked, {}))
         assert "model.sha256: '0123', now " in line
         (line,) = ray_worker.work(Order(replace(cell, model="no-such-model"), str(tmp_path), asked, {}))

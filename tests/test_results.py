@@ -21,7 +21,7 @@ from core.lm.model import hash_folder
 from core.metrics import summarize
 from core.provenance import environment
 from core.registry import discover
-from core.results import EditPlan, EditRecord, Result, existing, read, read_samples, stem, table, writable, write
+from core.results import EditPlan, EditRecord, Result, existing, read, read_samples, same, stem, table, writable, write
 from core.types import Completion, Measure, Sample, Score
 from experiment.models import Models
 from experiment.plan import EditRequest, Experiment, resolve
@@ -307,3 +307,14 @@ def test_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(provenance.subprocess, "run", no_git)
     assert environment("cpu") | {"commit": None, "dirty": False} == environment("cpu")
+
+
+def test_where_data_lay_is_no_setting() -> None:
+    """Their hash and kind are; a path without a hash is a setting like any other."""
+    data = {"path": "a/b", "kind": "custom", "sha256": "01"}
+    settings: dict[str, Any] = {"data": data, "edit": {"data": data, "hparams": {"path": "x"}}}
+    moved = {**data, "path": "elsewhere"}
+    assert same(settings, {"data": moved, "edit": {**settings["edit"], "data": moved}})
+    for changed in ({**data, "kind": "sample"}, {**data, "sha256": "02"}):
+        assert not same(settings, {**settings, "data": changed})
+    assert not same(settings, {**settings, "edit": {**settings["edit"], "hparams": {"path": "y"}}})

@@ -4,6 +4,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,9 @@ from core.types import Deltas, Edit, Measure, Notes
 from edit_sets.zsre import EDIT_SET
 from editors.rome import ROME
 from experiment import cli, show
-from experiment.models import Model
-from experiment.plan import Experiment, Plan, Wanted
-from experiment.run import Edited, Made
+from experiment.models import Model, Models
+from experiment.plan import EditRequest, Experiment, Placement, Plan, Wanted, resolve
+from experiment.run import Edited, Made, run
 
 SAMPLE = ROOT / "data/sample"
 SEQUENCE = ("NLI", "Instance-Sequential", "ROME")
@@ -183,32 +184,70 @@ def test_drawn_edits(call: Call, made: list[int], tmp_path: Path) -> None:
     assert sorted(made) != sorted(drawn)
 
 
-def test_what_a_terminal_shows(tmp_path: Path) -> None:
-    """Edit quality before the scores, a model that has collapsed is said to be, and where the files are."""
-    measure = Measure(0.25, 0.0, 0.5)
-    result = Result(
-        task="NLI",
-        headline="accuracy",
-        metrics={"accuracy": measure},
-        n=4,
-        completions=4,
-        truncated=0,
-        degenerate={"empty": 3, "repeating": 0, "not_finite": 2},
-        published={"as_released": [0.518], "read_to": 0.005, "same_data": True},
-        settings={"edit": None},
-        environment={},
-        seconds={},
-    )
-    wanted = Wanted(discover("tasks", "TASK")["NLI"], 0, tmp_path / "result-NLI", {})
-    lines = show.scores("NLI: 4 records", Made(wanted, result, new=True)).splitlines()
+def shown(tmp_path: Path, task: str = "NLI", edits: int = 0, **more: Any) -> list[str]:
+    """The lines about a result of four samples."""
+    metrics = {name: Measure(0.25, 0.0, 0.5) for name in ("accuracy", "answered", "as_released", "trivial", "f1_PER")}
+    given: dict[str, Any] = {
+        **{"task": task, "headline": "accuracy", "metrics": metrics, "n": 4, "completions": 4, "truncated": 0},
+        **{"degenerate": {}, "published": None, "settings": {"edit": None}, "environment": {}, "seconds": {}},
+    }
+    result = Result(**{**given, **more})
+    wanted = Wanted(discover("tasks", "TASK")[task], edits, tmp_path / "test-NLI/result-NLI", result.settings)
+    return show.scores("NLI: 4 records", Made(wanted, result, new=True)).splitlines()
+
+
+def test_a_terminal_shows_a_result_in_short(tmp_path: Path) -> None:
+    """The headline and how to read it; what a published score is compared with, where there is one."""
+    lines = shown(tmp_path)
     assert lines[:2] == ["", "NLI: 4 records"]
     assert lines[3].split() == ["accuracy", "0.250", "[0.000,", "0.500]", "4"]
-    assert lines[4:] == [
-        "published (as_released): 0.518 (read off a figure to ±0.005)",
-        "collapsed: 3 of 4 completions are empty",
-        f"-> {tmp_path}/result-NLI.json",
-        f"-> {tmp_path}/result-NLI.jsonl",
-    ]
-    record = EditRecord(quality={stage: {"reliability": measure} for stage in ("before", "own", "after")})
+    assert [line.split()[0] for line in lines[3:6]] == ["accuracy", "answered", "trivial"]
+    paths = [f"-> {tmp_path}/test-NLI/result-NLI.{ending}" for ending in ("json", "jsonl")]
+    assert lines[6:] == ["2 more: --all-metrics, or the .json file", *paths]
+    published = {"as_released": [0.518], "read_to": 0.005, "same_data": True}
+    lines = shown(tmp_path, published=published)
+    assert [line.split()[0] for line in lines[3:7]] == ["accuracy", "answered", "as_released", "trivial"]
+    assert lines[8] == "published (as_released): 0.518 (read off a figure to ±0.005)"
+
+
+def test_a_terminal_says_that_a_model_has_collapsed(tmp_path: Path) -> None:
+    """Before any edit nothing has collapsed: there it is degenerate."""
+    counts = {"empty": 3, "repeating": 0, "not_finite": 2}
+    assert "degenerate: 3 of 4 completions are empty" in shown(tmp_path, degenerate=counts)
+    edit = {"edit": {"draw": None}}
+    assert "collapsed: 3 of 4 completions are empty" in shown(tmp_path, edits=1, degenerate=counts, settings=edit)
+
+
+def test_a_terminal_says_that_no_label_could_be_read(tmp_path: Path) -> None:
+    zero, half = Measure(0.0, 0.0, 0.0), Measure(0.5, 0.2, 0.8)
+    metrics = {"accuracy": zero, "answered": zero, "choice_accuracy": half}
+    line = "no completion could be read as a label (its format, not its ability): see choice_accuracy"
+    assert line in shown(tmp_path, metrics=metrics)
+    assert line not in shown(tmp_path, metrics={**metrics, "answered": half})
+
+
+def test_a_terminal_shows_how_edits_took(tmp_path: Path) -> None:
+    """Edit quality before the scores, and weights that have changed by more than half their norm."""
+    quality = {stage: {"reliability": Measure(0.25, 0.0, 0.5)} for stage in ("before", "own", "after")}
+    change = {"a": {"norm": 0.88, "weight": 1.0}, "b": {"norm": 0.5, "weight": 1.0}}
+    record = EditRecord(quality=quality, change=change, updates=[{}])
     plan = Plan(Experiment(), Model("m", tmp_path, ""), tmp_path, {}, {}, None, ())
-    assert show.text(Edited(2, record), plan).splitlines()[1] == "edit quality: 2 edits in 0 updates"
+    lines = show.text(Edited(2, record), plan).splitlines()
+    assert lines[1] == "edit quality: 2 edits in 1 update"
+    assert lines[-1] == "large change: a by 88% of its norm"
+
+
+def test_the_score_before_the_edits_stands_beside_the_one_after(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a paired test of the difference; also for drawn edits, whose results have a folder of their own."""
+    monkeypatch.chdir(tmp_path)
+    models, common = Models(), {"tasks": ("NLI",), "model": str(tiny_folder), "data": SAMPLE, "limit": 4}
+    request = EditRequest(method="ROME", mode="Instance-Sequential", begin=200, end=201, hparams=tmp_path / "rome.yaml")
+    request.hparams.write_text(ROME_YAML)  # type: ignore[union-attr]
+    texts = []
+    for edit in (request, None, request, replace(request, draw=3)):
+        plan = resolve(Experiment(**common, edit=edit, placement=Placement(device="cpu")), models)  # type: ignore[arg-type]
+        texts.append([show.text(event, plan) for event in run(plan, models)][-1])
+    line = re.compile(r"NLI accuracy \d\.\d{3} -> \d\.\d{3} \(4 records; (not shown to differ|differs by .*)\)")
+    assert [bool(line.search(text)) for text in texts] == [False, False, True, True]

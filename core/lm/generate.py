@@ -57,7 +57,8 @@ def complete(
             for text, choice, (_, cut), (_, finite) in zip(texts, chosen, batch, new, strict=True)
         ]
 
-    return in_batches(fitted, work, lm, lambda row: len(row[0]) + (0 if one else max_new_tokens), batch_tokens, done)
+    new_tokens = 0 if one else max_new_tokens
+    return in_batches(fitted, work, lm, lambda row: len(row[0]) + new_tokens, batch_tokens, done, "completions")
 
 
 def fit(lm: LM, row: Row, new_tokens: int) -> tuple[Row, bool]:
@@ -89,7 +90,7 @@ def greedy(
     def work(batch: list[Row]) -> list[Row]:
         return [ids for ids, _ in _generated(lm, batch, max_new_tokens, past_end)]
 
-    return in_batches(rows, work, lm, lambda row: len(row) + max_new_tokens, batch_tokens)
+    return in_batches(rows, work, lm, lambda row: len(row) + max_new_tokens, batch_tokens, what="answers")
 
 
 class _Finite(LogitsProcessor):
@@ -131,18 +132,20 @@ def in_batches(
     size: Callable[[R], int],
     budget: int | None = None,
     done: MutableMapping[int, T] | None = None,
+    what: str = "reading",
 ) -> list[T]:
     """`work` done on length-sorted batches of at most `budget` tokens (at least one row), results in the rows' order.
 
     `size` is the length of a row in tokens, new ones included. When the device runs out of memory the budget halves and
     the batch is tried again. `done` maps rows to results an earlier run has left, and receives those of this one; the
-    batches are the same with and without it, so that the rest comes out to the bit as it would have.
+    batches are the same with and without it, so that the rest comes out to the bit as it would have. `what` is the
+    name of the progress bar.
     """
     budget = budget or BATCH_TOKENS.get(lm.device.type, BATCH_TOKENS["cuda"])
     order = sorted(range(len(rows)), key=lambda i: -size(rows[i]))
     results: MutableMapping[int, T] = {} if done is None else done
     position = 0
-    with tqdm(total=len(rows), unit="ex", leave=False, disable=len(rows) < 2) as bar:
+    with tqdm(total=len(rows), desc=what, unit="row", leave=False, disable=len(rows) < 2) as bar:
         while position < len(rows):
             width = size(rows[order[position]])
             batch = order[position : position + max(1, budget // width)]

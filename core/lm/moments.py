@@ -5,6 +5,7 @@ The file layout is that of the ROME and MEMIT authors, so that statistics publis
 `mom2.count` (tokens), `mom2.constructor` (a class name) and `sample_size`. Ours add `model_sha256`.
 """
 
+import logging
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -25,6 +26,8 @@ from core.lm.hooks import trace, watched
 from core.lm.model import LM
 from core.lm.tokens import encode, pad
 from core.messages import first_line
+
+logger = logging.getLogger(__name__)
 
 GENERATED_TOKENS = 128
 """Length of a `self-generated` document."""
@@ -48,6 +51,11 @@ def second_moments(lm: LM, layers: Sequence[int], corpus: Corpus) -> dict[int, T
     """C of each layer, (f, f) float64 on the CPU. Missing ones are computed in one pass over the corpus and stored."""
     missing = [layer for layer in layers if not corpus.file(lm, layer).is_file()]
     if missing:
+        logger.info(
+            "second moments of %s, layers %s: what an edit should leave alone, from %d documents (%s). "
+            "Computed once, which may take minutes on a CPU, and kept in %s",
+            *(lm.name, ", ".join(map(str, missing)), corpus.n_samples, corpus.dataset, corpus.stats_dir),
+        )
         sums = _collect(lm, missing, corpus)
         for layer, total in sums.total.items():
             _write(corpus.file(lm, layer), total, sums.count, corpus.n_samples, lm.fingerprint)

@@ -87,4 +87,4 @@ def log_probabilities(lm: LM, prompts: Sequence[Row], answers: Sequence[Row]) ->
         return [one.wanted(one.logp(lm, final[r : r + 1])) for r, one in enumerate(each)]
 
     pairs = list(zip(prompts, answers, strict=True))
-    return in_batches(pairs, work, lm, lambda pair: len(pair[0]) + len(pair[1]))
+    return in_batches(pairs, work, lm, lambda pair: len(pair[0]) + len(pair[1]), what="probabilities")

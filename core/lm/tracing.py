@@ -110,7 +110,7 @@ def asked(lm: LM, facts: Sequence[Fact]) -> list[tuple[bool, float]]:
         misses = reads.sums((logp.argmax(-1) != reads.token).float())
         return list(zip((misses == 0).tolist(), reads.sums(reads.wanted(logp)).exp().tolist(), strict=True))
 
-    return in_batches(facts, work, lm, lambda fact: len(fact.row), BUDGET)
+    return in_batches(facts, work, lm, lambda fact: len(fact.row), BUDGET, what="known facts")
 
 
 @torch.no_grad()
@@ -120,7 +120,7 @@ def traced(lm: LM, facts: Sequence[Fact], plan: Plan) -> list[Traced]:
     def work(batch: list[Fact]) -> list[Traced]:
         return _Batch(lm, batch).trace(plan)
 
-    return in_batches(facts, work, lm, lambda fact: plan.samples * len(fact.row), BUDGET)
+    return in_batches(facts, work, lm, lambda fact: plan.samples * len(fact.row), BUDGET, what="tracing")
 
 
 class _Batch:

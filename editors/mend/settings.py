@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from core.folders import of_project
+
 BEST = "best.safetensors"
 """The network an edit uses, in the archive's folder."""
 VALIDATION_KEYS = ("loss/edit_val", "loss/loc_val", "loss/total_edit_val", "edit/acc_val", "loc/acc_val")
@@ -112,4 +114,4 @@ class MENDSettings:
 
     def archive(self, model: str) -> Path:
         """The folder of a model's trained network."""
-        return Path(self.archive_dir) / model
+        return of_project(self.archive_dir) / model

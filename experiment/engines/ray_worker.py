@@ -19,18 +19,19 @@ from experiment.run import Made, existing, run
 
 @dataclass(frozen=True)
 class Order:
-    """A cell to be made: the repository's folder, the settings of all results, the summaries of those made before."""
+    """A cell to be made, and where it was ordered; by path the settings of all results, the summaries of those made."""
 
     cell: Experiment
     place: str
-    settings: list[dict[str, Any]]
+    settings: Mapping[str, dict[str, Any]]
     done: Mapping[str, str]
 
     @classmethod
     def of(cls, plan: Plan) -> "Order":
         """The order for what is missing of a plan's results."""
         done = {place(plan, stem): Path(f"{stem}.json").read_text("utf-8") for stem in existing(plan)}
-        return cls(plan.experiment, os.getcwd(), [dict(wanted.settings) for wanted in plan.wanted], done)
+        settings = {place(plan, wanted.stem): dict(wanted.settings) for wanted in plan.wanted}
+        return cls(plan.experiment, os.getcwd(), settings, done)
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def work(order: Order) -> Iterator[Delivery | str]:
         try:
             if os.path.isdir(order.place):  # else the code came by a runtime_env and is where we are
                 os.chdir(order.place)
-            plan = resolve(replace(order.cell, results=Path(folder)), _models())
+            plan = _named(resolve(replace(order.cell, results=Path(folder)), _models()), order)
             _prepare(plan, order)
             for event in run(plan, _models()):
                 if isinstance(event, Made) and event.new:
@@ -80,11 +81,17 @@ def last_line(error: Exception) -> str:
     return traceback.format_exception_only(error)[-1].strip().splitlines()[-1]
 
 
+def _named(plan: Plan, order: Order) -> Plan:
+    """The plan with the names that its results have where they were ordered."""
+    pairs = zip(plan.wanted, order.settings, strict=True)
+    return replace(plan, wanted=tuple(replace(wanted, stem=plan.root / stem) for wanted, stem in pairs))
+
+
 def _prepare(plan: Plan, order: Order) -> None:
     """Put the results that are there into the plan's folder. UserError if it would make others than ordered."""
-    for theirs, ours in zip(order.settings, plan.wanted, strict=True):
-        if ours.settings != theirs:
-            differing = results.differences(theirs, ours.settings)
+    for theirs, ours in zip(order.settings.values(), plan.wanted, strict=True):
+        if not results.same(ours.settings, theirs):
+            differing = results.differences(*map(results.without_paths, (theirs, ours.settings)))
             raise UserError(f"other files than where the sweep was started: {differing}")
     for stem, summary in order.done.items():
         file = plan.root / f"{stem}.json"

@@ -5,6 +5,7 @@ import json
 from contextlib import suppress
 
 from core.disk.whole import whole
+from core.results import without_paths
 from experiment.arguments import command
 from experiment.plan import Plan
 
@@ -18,7 +19,7 @@ class Note:
     def __init__(self, plan: Plan) -> None:
         settings = {str(wanted.stem.relative_to(plan.root)): wanted.settings for wanted in plan.wanted}
         self.content = {"command": command(plan.experiment), "results": settings}
-        key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+        key = hashlib.sha256(json.dumps(without_paths(settings), sort_keys=True).encode()).hexdigest()[:16]
         self.file = plan.root / FOLDER / f"{key}.json"
 
     def write(self) -> None:

@@ -1,0 +1,146 @@
+"""What is asked for, whoever asks: the command line, a grid or a notebook; and what is wrong with it at first sight.
+
+Nothing here imports torch, which takes seconds.
+"""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from core.errors import UserError
+from core.folders import HPARAMS, RESULTS
+from core.registry import rows, spelled, stated
+from core.types import MODES, Edit, Mode, per_update
+from inputs.sources import find_edits, find_model, located
+from tasks import EIGHT
+
+ALL = "all"
+"""The word for the eight tasks of the paper."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Where a model's weights are, and in which type."""
+
+    device: str | None = None
+    dtype: str = "float32"
+    device_map: str | None = None
+    attn: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditRequest:
+    """Which edits, by which method, and how they are applied. The edits are range(begin, end, step) of the edit file.
+
+    `edits` is a file of any edit set's format instead of the data's own. With `draw`, a seed, as many are drawn from
+    `begin` on. `checkpoints` are numbers of edits to score at on the way; `save_every` the seconds after
+    which the edits of a long run are kept.
+    """
+
+    method: str
+    mode: str
+    begin: int
+    end: int
+    step: int = 1
+    batch_size: int | None = None
+    edits: Path | None = None
+    draw: int | None = None
+    checkpoints: tuple[int, ...] = ()
+    regularizer: str = "none"
+    keep: float | None = None
+    hparams: Path | None = None
+    edit_batch: int | None = None
+    max_update: float = 1000.0
+    on_error: Literal["stop", "skip"] = "stop"
+    save_every: float = 60.0
+    save_model: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """What is asked for: tasks to score a model on, as it is (`edit` is None) or after edits."""
+
+    tasks: tuple[str, ...] = ("all",)
+    model: str | None = None
+    edit: EditRequest | None = None
+    data: Path | None = None
+    limit: int | None = None
+    seed: int = 0
+    placement: Placement = field(default_factory=Placement)
+    batch_tokens: int | None = None
+    results: Path = RESULTS
+    overwrite: bool = False
+
+
+def checked(asked: Experiment) -> Experiment:
+    """The experiment with every name as it is spelled here, and each task once.
+
+    UserError for what is wrong with its words, files and numbers, as far as that shows without torch.
+    """
+    tasks = task_names(asked.tasks)
+    for name, (file,) in stated("tasks", "TASK", "file").items():
+        if name in tasks:
+            located(f"task-data/{file}", asked.data)
+    edit = None if asked.edit is None else _edit(asked.edit, asked.model, asked.data)
+    return replace(asked, tasks=(ALL,) if tasks == EIGHT else tasks, edit=edit)
+
+
+def task_names(words: Sequence[str]) -> tuple[str, ...]:
+    """The tasks that are meant, each once. UserError for one that there is not."""
+    known = stated("tasks", "TASK", "file")
+    lists = (EIGHT if word.lower() == ALL else (spelled("task", word, known),) for word in words)
+    return tuple(dict.fromkeys(itertools.chain.from_iterable(lists)))
+
+
+def _edit(request: EditRequest, model: str | None, data: Path | None) -> EditRequest:
+    modes = stated("editors", "EDITOR", "modes")
+    method, mode = spelled("method", request.method, modes), spelled("mode", request.mode, MODES)
+    if mode not in modes[method]:
+        fitting = [mode for mode in MODES if mode in modes[method]]
+        raise UserError(f"{method} does not run in mode {mode}; its modes: {', '.join(fitting)}")
+    if (request.batch_size is None) == (mode == "Batch-Sequential"):
+        raise UserError(f"{mode} {'needs a' if request.batch_size is None else 'takes no'} BATCH_SIZE")
+    name, colon, parameters = request.regularizer.partition(":")
+    name = spelled("regularizer", name, ["none", *rows("editors.regularizers", "REGULARIZERS")])
+    request = replace(request, method=method, mode=mode, regularizer=f"{name}{colon}{parameters}")
+    edit_set, source = find_edits(request.edits, data, located)
+    updates_of(request, edit_set.edits(source.path, request.begin, request.end, request.step, request.draw))
+    if model is not None:
+        settings_file(method, find_model(model)[0], request.hparams, model)
+    return request
+
+
+def updates_of(request: EditRequest, edits: Sequence[Edit]) -> tuple[list[Sequence[Edit]], list[int]]:
+    """The edits of each update, and the numbers of edits to score at: those asked for, and all.
+
+    UserError for a number at which no update ends.
+    """
+    mode: Mode = next(mode for mode in MODES if mode == request.mode)
+    updates = batches(edits, per_update(mode, len(edits), request.batch_size))
+    ends = list(itertools.accumulate(map(len, updates)))
+    for count in request.checkpoints:
+        if count not in ends:
+            shown = ", ".join(map(str, ends[:5])) + (", ..." if len(ends) > 5 else "")
+            raise UserError(f"--checkpoints: no update ends at {count} edits; they end at {shown}")
+    return updates, sorted({*request.checkpoints, ends[-1]})
+
+
+def batches(edits: Sequence[Edit], size: int) -> list[Sequence[Edit]]:
+    """The edits of each update; a smaller last batch is one too."""
+    return [edits[start : start + size] for start in range(0, len(edits), size)]
+
+
+def settings_file(method: str, model: str, given: Path | str | None = None, asked: str | None = None) -> Path:
+    """The file of a method's settings for a model: the one given, else that of their names. UserError if it is absent.
+
+    One that is given is looked for when it is read. `asked` is how the model was asked for, if not by its name.
+    """
+    file = HPARAMS / method / f"{model}.yaml"
+    if given is None and not file.is_file():
+        raise UserError(
+            f"{file}: no settings of {method} for this model yet; `python prepare.py suggest-hparams "
+            f"--model {asked or model} --method {method}` writes some to start from, --hparams FILE names other ones"
+        )
+    return file if given is None else Path(given)
