@@ -181,12 +181,21 @@ def existing(path: Path, settings: dict[str, Any], overwrite: bool) -> Result | 
     if overwrite or not file.exists():
         return None
     result = read(file)
+    settings = recorded(settings, result.settings)
     if result.settings == settings:
         return result
     differing = differences(result.settings, settings)
     raise UserError(
         f"{file} was made with other settings ({differing}); use --overwrite, or --results DIR for another place"
     )
+
+
+def recorded(settings: dict[str, Any], old: Any) -> dict[str, Any]:
+    """`settings` without what the model part of older ones lacks: it was not recorded then, and is not compared."""
+    then = old.get("model") if isinstance(old, dict) else None
+    if not isinstance(then, dict):
+        return settings
+    return {**settings, "model": {key: value for key, value in settings["model"].items() if key in then}}
 
 
 def differences(old: Any, new: Any, path: str = "") -> str:

@@ -15,7 +15,8 @@ from torch import Tensor
 from core import hparams
 from core.errors import UserError
 from core.lm.forward import final_states
-from core.lm.model import LM, load, orient
+from core.lm.load import load
+from core.lm.model import LM, orient
 from core.lm.reads import Reads
 from core.lm.tokens import Padded
 from core.lm.weights import add_, preserved

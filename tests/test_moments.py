@@ -14,7 +14,8 @@ from torch import Tensor
 from core.errors import UserError
 from core.lm import moments
 from core.lm.hooks import trace
-from core.lm.model import LM, load
+from core.lm.load import load
+from core.lm.model import LM
 from core.lm.moments import Corpus, documents, second_moments
 from core.lm.tokens import encode
 from core.lm.weights import add_
