@@ -192,10 +192,10 @@ def existing(path: Path, settings: dict[str, Any], overwrite: bool) -> Result | 
 
 def recorded(settings: dict[str, Any], old: Any) -> dict[str, Any]:
     """`settings` without what the model part of older ones lacks: it was not recorded then, and is not compared."""
-    then = old.get("model") if isinstance(old, dict) else None
-    if not isinstance(then, dict):
+    now, then = (part.get("model") if isinstance(part, dict) else None for part in (settings, old))
+    if not isinstance(now, dict) or not isinstance(then, dict):
         return settings
-    return {**settings, "model": {key: value for key, value in settings["model"].items() if key in then}}
+    return {**settings, "model": {key: value for key, value in now.items() if key in then}}
 
 
 def differences(old: Any, new: Any, path: str = "") -> str:

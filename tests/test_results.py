@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,11 +18,23 @@ from tiny_settings import ROME_YAML
 from analysis.collect import read_all
 from core import provenance
 from core.errors import UserError
-from core.lm.model import hash_folder
+from core.lm.model import TOKENIZER, hash_files, hash_folder
 from core.metrics import summarize
 from core.provenance import environment
 from core.registry import discover
-from core.results import EditPlan, EditRecord, Result, existing, read, read_samples, stem, table, writable, write
+from core.results import (
+    EditPlan,
+    EditRecord,
+    Result,
+    existing,
+    read,
+    read_samples,
+    recorded,
+    stem,
+    table,
+    writable,
+    write,
+)
 from core.types import Completion, Measure, Sample, Score
 from experiment.models import Models
 from experiment.plan import EditRequest, Experiment, resolve
@@ -169,7 +182,11 @@ def test_the_scripts_know_it_and_make_the_same(tiny_folder: Path, tmp_path: Path
     assert (place / f"{name}.json").read_bytes() == (DATA / f"{name}.json").read_bytes()
     subprocess.run([*command, "--overwrite"], cwd=ROOT, capture_output=True, check=True)
     new = read(place / f"{name}.json")
-    assert replace(new, environment=old.environment, seconds=old.seconds) == old
+    model = new.settings["model"]
+    assert model["tokenizer"] == hash_files(tiny_folder, *TOKENIZER)
+    assert model["generation_config"] == hash_files(tiny_folder, "generation_config.json")
+    settings = {**new.settings, "model": {key: model[key] for key in old.settings["model"]}}
+    assert replace(new, environment=old.environment, seconds=old.seconds, settings=settings) == old
     assert (place / f"{name}.jsonl").read_bytes() == (DATA / f"{name}.jsonl").read_bytes()
 
 
@@ -193,6 +210,41 @@ def test_a_malformed_result(harm: dict[str, Any], reason: str) -> None:
         Result.from_json(text, "place")
     assert str(error.value).startswith("place: not a result file of this project (") and "\n" not in str(error.value)
     assert reason in str(error.value)
+
+
+MODEL = {"name": "m", "sha256": "a", "dtype": "float32", "tokenizer": "b", "generation_config": None}
+
+
+@pytest.mark.parametrize(
+    ("old", "differing"),
+    [
+        ({}, None),
+        ({"tokenizer": ..., "generation_config": ...}, None),  # not recorded then
+        ({"generation_config": ...}, None),
+        ({"tokenizer": "c"}, "model.tokenizer: 'c', now 'b'"),
+        ({"generation_config": "c"}, "model.generation_config: 'c', now None"),
+        ({"tokenizer": ..., "generation_config": ..., "dtype": "float16"}, "model.dtype: 'float16', now 'float32'"),
+        ({"tokenizer": ..., "dtype": "float16"}, "model.dtype: 'float16', now 'float32'"),
+        ({"more": 1}, "model.more: 1, now None"),
+    ],
+)
+def test_what_older_settings_of_a_model_lack_is_not_compared(
+    old: dict[str, Any], differing: str | None, tmp_path: Path
+) -> None:
+    settings = {**RESULT.settings, "model": MODEL}
+    before = {key: value for key, value in {**MODEL, **old}.items() if value is not ...}
+    result = replace(RESULT, settings={**settings, "model": before})
+    write(tmp_path / "r", result, SCORED)
+    if differing is None:
+        assert existing(tmp_path / "r", settings, False) == read(tmp_path / "r.json")
+        return
+    with pytest.raises(UserError, match=re.escape(f"was made with other settings ({differing}); use --overwrite")):
+        existing(tmp_path / "r", settings, False)
+
+
+@pytest.mark.parametrize("old", [None, [], "x", {}, {"model": None}, {"model": ["name"]}])
+def test_older_settings_that_have_no_model_are_compared_as_they_are(old: Any) -> None:
+    assert recorded({"model": MODEL, "seed": 0}, old) == {"model": MODEL, "seed": 0}
 
 
 def test_a_dot_in_a_name_is_no_ending(tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ def _as_filed(folder: Path, tokenizer: Any) -> Any:
     if [tokenizer(text, add_special_tokens=False)["input_ids"] for text in PROBES] == wanted:
         return tokenizer
     logger.warning(
-        "%s: %s, which tokenizer_config.json or config.json names, splits text otherwise than tokenizer.json; "
+        "%s: %s, the class that transformers takes for it, splits text otherwise than tokenizer.json; "
         "tokenizer.json is followed",
         folder,
         type(tokenizer).__name__,

@@ -129,10 +129,10 @@ class LM:
         short rows too, are turned by other angles, and what the model says of a row would depend on its neighbours.
         """
         config = self.model.config
-        rope = getattr(config, "rope_parameters", None) or {}
+        longest, rope = int(config.max_position_embeddings), getattr(config, "rope_parameters", None) or {}
         if rope.get("rope_type") == "longrope":
-            return int(rope["original_max_position_embeddings"])
-        return int(config.max_position_embeddings)
+            return min(longest, int(rope["original_max_position_embeddings"]))
+        return longest
 
     @property
     def vocabulary(self) -> int:

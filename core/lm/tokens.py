@@ -46,7 +46,7 @@ def _ids(lm: LM, text: str, **options: bool) -> Row:
     ids: Row = lm.tokenizer(text, split_special_tokens=True, **options)["input_ids"]
     if max(ids, default=0) >= lm.vocabulary:
         raise UserError(
-            f"{short(text)} has token {max(ids)}, but '{lm.name}' has {lm.vocabulary} embeddings: "
+            f"{short(text.strip())} has token {max(ids)}, but '{lm.name}' has {lm.vocabulary} embeddings: "
             "put the model's own tokenizer files into its folder"
         )
     return ids
