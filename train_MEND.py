@@ -8,7 +8,7 @@ from pathlib import Path
 from core import folders, hparams
 from core.disk.lock import held
 from core.errors import UserError
-from core.lm.model import load
+from core.lm.load import load
 from core.results import writable
 from core.script import Parser, positive, script
 from core.types import DTYPES

@@ -9,7 +9,7 @@ from typing import Any
 from core import results
 from core.errors import UserError
 from core.messages import first_line
-from core.results import Result
+from core.results import Result, without_paths
 from core.types import Measure
 
 SKIPPED = "unfinished"
@@ -145,14 +145,7 @@ def _visible(path: Path) -> bool:
 
 def _identity(settings: Mapping[str, Any]) -> str:
     """Equal for two results that say the same was measured. Where a data file lay does not matter, its hash does."""
-    return json.dumps(_without_paths(settings), sort_keys=True)
-
-
-def _without_paths(value: Any) -> Any:
-    if isinstance(value, dict):
-        hashed = "sha256" in value
-        return {key: _without_paths(part) for key, part in value.items() if not (hashed and key == "path")}
-    return value
+    return json.dumps(without_paths(settings), sort_keys=True)
 
 
 def nearest(run: Run, candidates: Sequence[Run]) -> Run | None:

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from core import folders
-from core.lm.model import LM, load
+from core.lm.load import load
+from core.lm.model import LM
 from core.types import Edit
 from edit_sets.zsre import EDIT_SET
 from inputs.embedded import EMBEDDED_MODEL

@@ -2,6 +2,9 @@
 
 import reprlib
 
+MERGE = "merge it into its base model first (peft: merge_and_unload, then save_pretrained), and name that folder"
+"""What to do with an adapter."""
+
 
 class _Short(reprlib.Repr):
     """A repr whose cost is bounded, whatever the value: shared lists inside lists, numbers of thousands of digits."""

@@ -176,9 +176,9 @@ def without_paths(value: Any) -> Any:
     return value
 
 
-def same(settings: Mapping[str, Any], others: Mapping[str, Any]) -> bool:
-    """Whether two results' settings give the same numbers."""
-    return bool(without_paths(settings) == without_paths(others))
+def same(old: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
+    """Whether the settings of an older result and these give the same numbers."""
+    return bool(without_paths(old) == without_paths(recorded(settings, old)))
 
 
 def read(file: Path) -> Result:
@@ -218,10 +218,18 @@ def existing(path: Path, settings: dict[str, Any], overwrite: bool) -> Result | 
     result = read(file)
     if same(result.settings, settings):
         return result
-    differing = differences(without_paths(result.settings), without_paths(settings))
+    differing = differences(*map(without_paths, (result.settings, recorded(settings, result.settings))))
     raise UserError(
         f"{file} was made with other settings ({differing}); use --overwrite, or --results DIR for another place"
     )
+
+
+def recorded(settings: Mapping[str, Any], old: Any) -> Mapping[str, Any]:
+    """`settings` without what the model part of older ones lacks: it was not recorded then, and is not compared."""
+    now, then = (part.get("model") if isinstance(part, dict) else None for part in (settings, old))
+    if not isinstance(now, dict) or not isinstance(then, dict):
+        return settings
+    return {**settings, "model": {key: value for key, value in now.items() if key in then}}
 
 
 def differences(old: Any, new: Any, path: str = "") -> str:

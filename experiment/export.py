@@ -9,7 +9,7 @@ from core.disk.lock import beside, held
 from core.disk.whole import clear, whole
 from core.errors import UserError
 from core.lm.model import LM
-from core.results import differences, without_paths
+from core.results import differences, recorded, same, without_paths
 
 NOTE = "editing.json"
 """Beside the weights: the settings that decide them, refused updates, and the environment."""
@@ -45,10 +45,9 @@ def _there(folder: Path, settings: dict[str, Any]) -> bool:
         made_with = json.loads((folder / NOTE).read_text(encoding="utf-8"))["settings"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise UserError(f"{folder} exists already; name a new folder or move it away") from None
-    made_with, settings = without_paths(made_with), without_paths(settings)
-    if made_with == settings:
+    if same(made_with, settings):
         return True
-    differing = differences(made_with, settings)
+    differing = differences(without_paths(made_with), without_paths(recorded(settings, made_with)))
     raise UserError(f"{folder} holds a model edited with other settings ({differing}); name a new folder")
 
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from core.lm.model import LM, hash_folder, load
+from core.lm.load import load
+from core.lm.model import LM, TOKENIZER, hash_files, hash_folder
 from core.provenance import environment
 from core.types import Edit, Editor
 from experiment.plan import Placement
@@ -19,11 +20,24 @@ from inputs.sources import find_model
 
 @dataclass(frozen=True)
 class Model:
-    """A model on the disk; `sha256` is of its configuration and weights."""
+    """A model on the disk; `sha256` is of its configuration and weights, the others are of files beside them."""
 
     name: str
     folder: Path
     sha256: str
+    tokenizer: str | None
+    generation_config: str | None
+    """generation_config.json names the tokens that end a completion. None where there is no such file."""
+
+    def settings(self, dtype: str) -> dict[str, Any]:
+        """The part "model" of a result's settings."""
+        return {
+            "name": self.name,
+            "sha256": self.sha256,
+            "dtype": dtype,
+            "tokenizer": self.tokenizer,
+            "generation_config": self.generation_config,
+        }
 
 
 @dataclass
@@ -67,7 +81,8 @@ class Models:
         """The model that `--model` names (None: the default), found and hashed. UserError if there is none."""
         if given not in self._identified:
             name, folder = find_model(given)
-            self._identified[given] = Model(name, folder, hash_folder(folder))
+            tokenizer, generation = hash_files(folder, *TOKENIZER), hash_files(folder, "generation_config.json")
+            self._identified[given] = Model(name, folder, hash_folder(folder), tokenizer, generation)
         return self._identified[given]
 
     def bench(self, model: Model, placement: Placement) -> Bench:

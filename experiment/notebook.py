@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from core import hparams, results
 from core.errors import UserError
-from core.lm import model
+from core.lm.load import load as load_folder
 from core.lm.model import LM
 from core.metrics import summarize
 from core.registry import discover, pick
@@ -32,7 +32,7 @@ def load(name: str | Path | None = None, **placement: Any) -> LM:
     `placement` is device, dtype, device_map, attn as on the command line. Raises UserError if it cannot be loaded.
     """
     found, folder = find_model(None if name is None else str(name))
-    return model.load(folder, found, **placement)
+    return load_folder(folder, found, **placement)
 
 
 def wrap(model: PreTrainedModel, tokenizer: Any, name: str) -> LM:

@@ -117,7 +117,7 @@ def resolve(experiment: Experiment, models: Models) -> Plan:
         for task in tasks:
             settings = {
                 "task": task.name,
-                "model": {"name": model.name, "sha256": model.sha256, "dtype": experiment.placement.dtype},
+                "model": model.settings(experiment.placement.dtype),
                 "data": described[task.name],
                 "limit": experiment.limit,
                 "seed": experiment.seed,

@@ -23,7 +23,8 @@ from core import folders
 from core.disk.digest import sha256
 from core.disk.whole import leftovers
 from core.errors import UserError
-from core.lm.model import PATHS, hash_folder
+from core.lm.load import config_of, tokenizer_of
+from core.lm.model import PATHS, added_behind, hash_folder
 from core.messages import first_line, short
 from core.types import Editor, EditSet, Task
 from inputs.check import counters
@@ -137,13 +138,27 @@ class Doctor:
         self.hashes[folder.name] = hash_folder(folder)
         weights = f"{parameters / 1e6:.0f} M parameters, {'+'.join(sorted(kinds))}" if kinds else "a pickle of weights"
         yield f"  {folder.name}: {family}, {weights}, {_gb(size)}, {stated}, SHA-256 {self.hashes[folder.name]}"
-        if family not in PATHS:
+        if family in PATHS:
+            self.loading(folder)
+        else:
             self.notes.append(f"{folder.name} is of the family {short(family)}, which has no row in core/lm/model.py")
         place = max(self.memory, key=lambda name: (name != "cpu", self.memory[name]))
         if 4 * parameters > 0.9 * self.memory[place]:
             self.notes.append(
                 f"{folder.name} takes {_gb(4 * parameters)} in float32, {place} has {_gb(self.memory[place])}: "
                 "use --dtype bfloat16" + (" or --device cpu" if place != "cpu" else "")
+            )
+
+    def loading(self, folder: Path) -> None:
+        """Whatever a run would refuse or mend when it loads the model, but for what only its weights show."""
+        try:
+            tokenizer = tokenizer_of(folder, config_of(folder, folder.name))
+        except UserError as error:
+            self.notes.append(str(error))
+            return
+        if added_behind(tokenizer):
+            self.notes.append(
+                f"{folder.name}: its tokenizer puts an end token behind every text; prompts go without it"
             )
 
     def origin(self, folder: Path) -> str:

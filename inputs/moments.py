@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
 from core import folders, hparams
 from core.disk.whole import whole
 from core.errors import UserError
-from core.lm import model
+from core.lm.load import config_of, load
+from core.lm.model import LM
 from core.lm.moments import Corpus, second_moments
 from core.messages import first_line
 from core.types import Editor
@@ -33,7 +34,7 @@ PUBLISHED_NAMES: Mapping[str, str] = {"gpt-j-6B": "EleutherAI_gpt-j-6B"}
 class Wanted:
     """The layers whose second moments are needed, and the file of each. `lm` may be a model without weights."""
 
-    lm: model.LM
+    lm: LM
     layers: tuple[int, ...]
     corpus: Corpus
 
@@ -64,20 +65,17 @@ def prepare(
         yield from fetch(wanted, base)
     missing = wanted.missing()
     if missing:
-        second_moments(model.load(folder, name, device), missing, wanted.corpus)
+        second_moments(load(folder, name, device), missing, wanted.corpus)
         yield from (f"{wanted.corpus.file(lm, layer)} computed" for layer in missing)
 
 
-def skeleton(folder: Path, name: str) -> model.LM:
+def skeleton(folder: Path, name: str) -> LM:
     """The model's structure without its weights: enough to name its modules and their shapes."""
+    config = config_of(folder, name)
     try:
-        config = AutoConfig.from_pretrained(folder, **model.OFFLINE)
-        model.paths_of(config, name)
         with torch.device("meta"):
-            return model.LM(AutoModelForCausalLM.from_config(config), None, name, folder)
-    except UserError:
-        raise
-    except Exception as error:  # of many kinds, as in core.lm.model.load
+            return LM(AutoModelForCausalLM.from_config(config), None, name, folder)
+    except Exception as error:  # of many kinds, as in core.lm.load
         raise UserError(f"cannot read the model at {folder}: {first_line(error)}") from error
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from core import folders
 from core.disk.digest import sha256
 from core.errors import UserError
-from core.messages import short
+from core.messages import MERGE, short
 from core.registry import discover
 from core.types import EditSet
 from edit_sets.zsre import EDIT_SET
@@ -89,6 +89,7 @@ def default_model() -> str:
 def find_model(given: str | None) -> tuple[str, Path]:
     """Name and folder of the model `--model` names, in hugging_cache/ or by its path; without one the default.
 
+    A folder is called by the last part of the path that is given, a link by its own name and not its target's.
     The embedded default is prepared on the spot, and said so: a result must not be taken for gpt2-xl's by mistake.
     """
     name, cache = given or default_model(), folders.MODELS
@@ -104,12 +105,32 @@ def find_model(given: str | None) -> tuple[str, Path]:
     if folder.name == name and os.path.isfile(cache / name / "config.json"):  # no path: joined to one, "/x" would win
         return name, cache / name
     if os.path.isfile(folder / "config.json"):
-        return folder.resolve().name, folder
+        return Path(os.path.abspath(folder)).name, folder
+    for place in [cache / name, folder] if folder.name == name else [folder]:
+        if os.path.isdir(place):
+            _refuse(place)
     available = sorted(path.parent.name for path in cache.glob("*/config.json"))
     raise UserError(
         f"no model '{name}': neither {cache / name} nor the path itself holds a config.json; "
         f"in {cache}/: {', '.join(available) or 'none yet'}"
     )
+
+
+def _refuse(folder: Path) -> None:
+    """UserError for a folder that has no config.json because it is something else: what, and what to do."""
+    if os.path.isfile(folder / "adapter_config.json"):
+        raise UserError(f"{folder} is an adapter and no model: {MERGE}")
+    saved = [path.parent for path in folder.glob("checkpoint-*/*config.json")]
+    if saved:
+        last = max(saved, key=lambda path: (len(path.name), path.name))  # the numbers have no leading zeros
+        raise UserError(f"{folder} is a training run and no model: --model {last} names its last checkpoint")
+    saved = [path.parent for path in folder.glob("snapshots/*/config.json")]
+    if saved:
+        last, name = max(saved, key=lambda path: path.stat().st_mtime), folder.resolve().name.split("--")[-1]
+        raise UserError(
+            f"{folder} is of the hub's cache, where models are in snapshots/: "
+            f"`ln -s {last.resolve()} {folders.MODELS / name}`, then --model {name}"
+        )
 
 
 def _utf8(name: str | Path) -> None:

@@ -18,7 +18,7 @@ import yaml
 from core import folders, hparams
 from core.disk.whole import whole
 from core.errors import UserError
-from core.lm import model
+from core.lm.load import load
 from core.lm.model import LM
 from core.lm.tokens import encode, target_ids
 from core.lm.tracing import Plan, asked, fact_of, plan_for, traced
@@ -106,7 +106,7 @@ class Suggestion:
         evidence = None
         if any("layers" in values for values in shipped.values()):
             source = find_data(EDIT_SET.file, self.data)
-            evidence = measure(model.load(folder, name, self.device, self.dtype), source, self.limit)
+            evidence = measure(load(folder, name, self.device, self.dtype), source, self.limit)
             yield evidence.table()
         elif self.plot:
             raise UserError(f"--plot: {method.name} has no layers to trace")

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -39,6 +40,14 @@ CONFIGS = {
         max_position_embeddings=128,
     ),
 }
+WINDOWS: dict[str, dict[str, Any]] = {
+    "gemma3_text": dict(sliding_window=6),
+    "mistral": dict(sliding_window=6),
+    "phi3": dict(sliding_window=6),
+    "qwen2": dict(use_sliding_window=True, sliding_window=6, max_window_layers=1),
+    "qwen3": dict(use_sliding_window=True, sliding_window=6, max_window_layers=1),
+}
+"""What gives a family's blocks, all of them or those after the first, attention to the last few tokens alone."""
 FAMILIES = tuple(CONFIGS)
 """Those every test with the `lm` fixture runs on."""
 SIZES = {**CONFIGS["llama"], "head_dim": 8}
@@ -94,8 +103,11 @@ def sentencepiece_like() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
 
 
-def tiny(family: str, seed: int = 0) -> LM:
-    """A random model with weights large enough that its answers differ from prompt to prompt."""
+def tiny(family: str, seed: int = 0, **changes: Any) -> LM:
+    """A random model with weights large enough that its answers differ from prompt to prompt.
+
+    `changes` are values of its configuration.
+    """
     if family == "llama":
         tokenizer = sentencepiece_like()
     else:
@@ -103,7 +115,7 @@ def tiny(family: str, seed: int = 0) -> LM:
     ids = dict(
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.eos_token_id
     )
-    sizes = {**CONFIGS, **OTHERS}[family]
+    sizes = {**CONFIGS, **OTHERS}[family] | changes
     config = AutoConfig.for_model(family, vocab_size=len(tokenizer), initializer_range=0.15, **ids, **sizes)
     torch.manual_seed(seed)
     return LM(AutoModelForCausalLM.from_config(config, dtype=torch.float32), tokenizer, f"tiny-{family}")
@@ -134,14 +146,17 @@ def any_lm(request: pytest.FixtureRequest) -> LM:
     return tiny(request.param)
 
 
+def saved(lm: LM, folder: Path, tokenizer: Any = None) -> Path:
+    """The model as a Hugging Face folder, with its tokenizer or another."""
+    lm.model.save_pretrained(folder)
+    (tokenizer or lm.tokenizer).save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny gpt2 as a Hugging Face folder, for tests that go through the scripts."""
-    folder = tmp_path_factory.mktemp("models") / "tiny-gpt2"
-    model = tiny("gpt2")
-    model.model.save_pretrained(folder)
-    model.tokenizer.save_pretrained(folder)
-    return folder
+    return saved(tiny("gpt2"), tmp_path_factory.mktemp("models") / "tiny-gpt2")
 
 
 @pytest.fixture

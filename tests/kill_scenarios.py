@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from core import published
 from core.lm.generate import complete
-from core.lm.model import load
+from core.lm.load import load
 from editors.mend import archive as archive
 from editors.mend.factors import shapes_of
 from editors.mend.log import CURVES, METRICS

@@ -152,6 +152,40 @@ def test_archives_and_second_moments(ask: Ask) -> None:
     assert f"- {stats} is not a file of second moments: delete it" in out
 
 
+def harm(folder: Path, kind: str) -> None:
+    if kind == "adapter":
+        (folder / "adapter_config.json").write_text("{}")
+    elif kind == "quantised":
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "fp8"}}))
+    else:
+        tokenizer = json.loads((folder / "tokenizer.json").read_text())
+        end = {"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}
+        number = next(token["id"] for token in tokenizer["added_tokens"] if token["content"] == "<|endoftext|>")
+        tokenizer["post_processor"] = {
+            "type": "TemplateProcessing",
+            "single": [{"Sequence": {"id": "A", "type_id": 0}}, end],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+            "special_tokens": {"<|endoftext|>": {"id": "<|endoftext|>", "ids": [number], "tokens": ["<|endoftext|>"]}},
+        }
+        (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+
+
+@pytest.mark.parametrize(
+    ("kind", "note"),
+    [
+        ("adapter", "- the model at hugging_cache/tiny has an adapter (adapter_config.json) beside its weights"),
+        ("quantised", "- the weights of the model at hugging_cache/tiny are quantised ('fp8')"),
+        ("end token", "- tiny: its tokenizer puts an end token behind every text; prompts go without it"),
+    ],
+)
+def test_what_a_run_would_refuse_or_mend_in_a_model(ask: Ask, kind: str, note: str) -> None:
+    assert note not in ask("--model", "tiny")[1]
+    harm(Path("hugging_cache/tiny"), kind)
+    code, out = ask("--model", "tiny")
+    assert code == 0 and note in out
+
+
 def test_what_would_go_wrong(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     """Versions that are not the pins, too little memory, an unknown family, a results folder that is a file."""
     real = doctor.version

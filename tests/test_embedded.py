@@ -9,7 +9,7 @@ import pytest
 from conftest import EMBEDDED, ROOT
 
 from core.lm.generate import complete
-from core.lm.model import load
+from core.lm.load import load
 from core.lm.tokens import continuation, encode, in_template
 from edit_sets.zsre import EDIT_SET
 from tasks.dialogue import TASK as DIALOGUE

@@ -32,6 +32,12 @@ def test_a_folder_is_saved_once(lm: LM, tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in target.iterdir()} == before
 
 
+def test_a_folder_saved_before_the_tokenizer_was_recorded_is_known(lm: LM, tmp_path: Path) -> None:
+    model = {"name": "m", "sha256": "a", "dtype": "float32"}
+    export(lm, tmp_path / "edited", {**NOTED, "settings": {**SETTINGS, "model": model}})
+    assert exported(tmp_path / "edited", {**SETTINGS, "model": {**model, "tokenizer": "b"}})
+
+
 def test_what_is_not_this_model_is_refused(lm: LM, tmp_path: Path) -> None:
     export(lm, tmp_path / "edited", NOTED)
     other = {**SETTINGS, "seed": 1}

@@ -16,8 +16,8 @@ from reference import rome as naive_rome
 
 from core.errors import UserError
 from core.lm.generate import complete
+from core.lm.load import load as load_model
 from core.lm.model import LM, PATHS, hash_folder, paths_of
-from core.lm.model import load as load_model
 from core.lm.weights import add_, preserved
 from core.types import Deltas, Edit
 from editors._moments import load

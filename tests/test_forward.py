@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import CONFIGS, OTHERS, ROOT, WINDOWS, tiny
 from torch import Tensor
 
-from core.lm.forward import final_states, resume
+from core.lm.forward import Prefix, final_states, last_states, resume, shared_prefix
 from core.lm.hooks import replaced, trace
 from core.lm.model import LM
 from core.lm.tokens import Padded, encode, pad
@@ -14,9 +14,11 @@ TEXTS = ["the first day of the year was a good one", "Anna Bell is", "in this se
 AT = [2, 1, 4]
 
 
-@pytest.fixture
-def lm(any_lm: LM) -> LM:
-    return any_lm
+@pytest.fixture(params=[*CONFIGS, *OTHERS, *(f"{family} with a window" for family in WINDOWS)])
+def lm(request: pytest.FixtureRequest) -> LM:
+    """A model of each family; the windows are shorter than the rows."""
+    family, _, window = request.param.partition(" ")
+    return tiny(family, **(WINDOWS[family] if window else {}))
 
 
 def tokens_of(lm: LM, aligned: bool) -> tuple[Padded, int]:
@@ -131,6 +133,29 @@ def test_blocks_below_are_not_run_and_all_are_put_back(lm: LM) -> None:
         points[2].run()
     assert not any("forward" in vars(module) for module in lm.model.modules())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in lm.model.modules())
+
+
+def test_the_last_states_behind_a_prefix_are_those_of_each_row_alone(lm: LM) -> None:
+    rows = [encode(lm, f"Say yes or no, and nothing else at all. {text}") for text in TEXTS]
+    prefix = shared_prefix(lm, rows)
+    assert prefix.length > 6  # more than the windows
+    found = last_states(lm, [row[prefix.length :] for row in rows], prefix)
+    alone = torch.cat([whole(lm, pad(lm, [row]))[:, -1] for row in rows])
+    torch.testing.assert_close(found, alone, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(last_states(lm, rows, Prefix()), alone, rtol=1e-4, atol=1e-5)
+
+
+def test_logits_are_the_models_own(lm: LM) -> None:
+    """Whatever stands behind the last norm: a bias, a cap."""
+    ids = torch.tensor([encode(lm, TEXTS[0])])
+    capped = lm.model.config.model_type == "gemma3_text"
+    if capped:
+        lm.model.config.final_logit_softcapping = 0.5
+    tokens = pad(lm, ids.tolist())
+    with torch.no_grad():
+        found, wanted = lm.logits(final_states(lm, tokens)), lm.model(ids).logits
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    assert not capped or wanted.abs().max() <= 0.5
 
 
 @pytest.mark.parametrize("aligned", [True, False])

@@ -4,13 +4,15 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import FAMILIES, tiny
+from conftest import FAMILIES, WINDOWS, tiny
+from tokenizers import pre_tokenizers
 
+from core.errors import UserError
 from core.lm import generate
 from core.lm.forward import Prefix, shared_prefix
 from core.lm.generate import complete, fit, greedy, in_batches, sample
 from core.lm.model import LM
-from core.lm.tokens import Row, continuation, encode, pad
+from core.lm.tokens import Row, continuation, decode, encode, pad
 from core.types import Completion
 
 PROMPTS = [
@@ -58,7 +60,7 @@ def test_the_token_budget_changes_nothing(lm: LM, new_tokens: int, batch_tokens:
 
 def test_completions_are_greedy(lm: LM) -> None:
     for new_tokens in (1, 6):
-        wanted = [lm.tokenizer.decode(by_hand(lm, p, new_tokens), skip_special_tokens=True) for p in PROMPTS]
+        wanted = decode(lm, [by_hand(lm, p, new_tokens) for p in PROMPTS])
         assert [completion.text for completion in complete(lm, PROMPTS, new_tokens)] == wanted
 
 
@@ -95,6 +97,44 @@ def test_nothing_to_complete() -> None:
     assert complete(tiny("gpt2"), [], 5) == complete(tiny("gpt2"), [], 1, ("a", "b")) == []
 
 
+@pytest.mark.parametrize("family", WINDOWS)
+@pytest.mark.parametrize("start", ["", "Please say yes or no to it when you have read all of the text. "])
+@pytest.mark.parametrize("new_tokens", [1, 6])
+def test_a_batch_equals_its_rows_where_windows_are_shorter(family: str, start: str, new_tokens: int) -> None:
+    """Rows of unequal length, behind a prefix that all share or not."""
+    lm = tiny(family, **WINDOWS[family])
+    prompts = [f"{start}{'very ' * i}big is the {i}" for i in (0, 1, 2, 5, 9, 14, 20)] + [
+        f"{start}London",
+        f"{start}Is",
+    ]
+    for choices in ((), ("yes", "no")):
+        together = complete(lm, prompts, new_tokens, choices)
+        assert together == [complete(lm, [prompt], new_tokens, choices)[0] for prompt in prompts]
+    if new_tokens == 6:
+        assert [c.text for c in together] == decode(lm, [by_hand(lm, prompt, new_tokens) for prompt in prompts])
+
+
+@pytest.mark.parametrize("new_tokens", [1, 6])
+def test_a_long_row_does_not_change_its_neighbours_with_longrope(new_tokens: int) -> None:
+    """Its factors for long rows are not used: the context is that of training before the stretch."""
+    rope = dict(rope_type="longrope", rope_theta=10000.0, short_factor=[1.0] * 4, long_factor=[1.0, 9.0, 30.0, 90.0])
+    lm = tiny("phi3", rope_parameters=rope, original_max_position_embeddings=32)
+    assert (lm.context, lm.model.config.max_position_embeddings) == (32, 128)
+    prompts = [*PROMPTS, "very " * 60 + "big is"]
+    together = complete(lm, prompts, new_tokens, ("yes", "no"))
+    assert together == [complete(lm, [prompt], new_tokens, ("yes", "no"))[0] for prompt in prompts]
+    assert [c.truncated for c in together][-1]
+
+
+@pytest.mark.parametrize("tokens", [{"pad_token": "<pad>"}, {"eos_token": "<eos>"}])
+def test_a_pad_or_end_token_without_an_embedding(tokens: dict[str, str]) -> None:
+    lm = tiny("gpt2")
+    wanted = [completion.text for completion in complete(lm, PROMPTS, 4)]
+    lm.tokenizer.add_special_tokens(tokens)
+    assert len(lm.tokenizer) > lm.vocabulary > lm.pad_id
+    assert [completion.text for completion in complete(lm, PROMPTS, 4)] == wanted
+
+
 # --- label words ---------------------------------------------------------------------------------------------------
 
 
@@ -109,22 +149,33 @@ def test_the_choice_is_the_likeliest_label_word_behind_a_blank(lm: LM) -> None:
 
 
 def test_label_words_must_differ_in_their_first_token(lm: LM) -> None:
-    with pytest.raises(AssertionError, match="same token"):
+    with pytest.raises(
+        UserError, match=f"tokenizer of '{lm.name}' starts two of the label words yes, yes with the same"
+    ):
         complete(lm, ["a"], 1, ("yes", "yes"))
 
 
+def test_a_tokenizer_whose_blanks_are_tokens_of_their_own() -> None:
+    """All label words then start with the same token."""
+    lm = tiny("gpt2")
+    lm.tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(" ", "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    assert continuation(lm, " yes")[0] == continuation(lm, " no")[0]
+    with pytest.raises(UserError, match="choose a model whose tokens hold the blank") as caught:
+        complete(lm, ["a"], 1, ("yes", "no"))
+    assert len(str(caught.value).splitlines()) == 1
+
+
 def test_one_token_takes_one_forward_pass_with_logits_at_one_position(lm: LM, monkeypatch: pytest.MonkeyPatch) -> None:
-    shapes, forward = [], lm.model.forward
-
-    def counted(*args: Any, **kwargs: Any) -> Any:
-        out = forward(*args, **kwargs)
-        shapes.append(tuple(out.logits.shape[:2]))
-        return out
-
-    monkeypatch.setattr(lm.model, "forward", counted)
     monkeypatch.setattr(lm.model, "generate", lambda *_, **__: pytest.fail("generate was called"))
+    passes: list[int] = []
+    heads: list[tuple[int, ...]] = []
+    lm.model.base_model.register_forward_hook(lambda module, given, out: passes.append(len(out.last_hidden_state)))
+    lm.model.get_output_embeddings().register_forward_hook(lambda module, given, out: heads.append(out.shape[:-1]))
     complete(lm, PROMPTS, 1, ("yes", "no"))
-    assert shapes == [(8, 1)]
+    shared = [1] if lm.tokenizer.bos_token_id in encode(lm, "a") else []  # BOS is a prefix, run once
+    assert (passes, heads) == ([*shared, 8], [(8,)])
 
 
 # --- truncation ----------------------------------------------------------------------------------------------------
@@ -145,7 +196,7 @@ def test_an_over_long_prompt_loses_tokens_on_its_left(family: str) -> None:
         assert kept == row[-118:]
     found = complete(lm, ["a", long, "London"], 10)
     assert [completion.truncated for completion in found] == [False, True, False]
-    assert found[1].text == lm.tokenizer.batch_decode(greedy(lm, [kept], 10), skip_special_tokens=True)[0]
+    assert found[1].text == decode(lm, greedy(lm, [kept], 10))[0]
 
 
 def test_a_prompt_that_just_fits() -> None:
@@ -154,21 +205,28 @@ def test_a_prompt_that_just_fits() -> None:
     assert fit(lm, [4] + [5] * 118, 10) == ([5] * 118, True)
 
 
+@pytest.mark.parametrize("new_tokens", [127, 128, 200])
+def test_a_context_that_has_no_room_for_a_prompt(new_tokens: int) -> None:
+    with pytest.raises(UserError, match=f"'tiny-gpt2' takes 128 tokens in all, too few for {new_tokens} new ones"):
+        complete(tiny("gpt2"), ["a", "b"], new_tokens)
+    assert complete(tiny("gpt2"), ["The capital of France"], 126)[0].truncated
+
+
 # --- memory --------------------------------------------------------------------------------------------------------
 
 
 def test_out_of_memory_halves_the_budget_and_retries(lm: LM, monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted, sizes, forward = complete(lm, PROMPTS, 1), [], lm.model.forward
+    wanted, sizes, forward = complete(lm, PROMPTS, 1), [], lm.model.base_model.forward
 
-    def small(ids: torch.Tensor, **kwargs: Any) -> Any:
-        sizes.append(len(ids))
-        if len(ids) > 3:
+    def small(**kwargs: Any) -> Any:
+        sizes.append(len(kwargs["input_ids"]))
+        if sizes[-1] > 3:
             raise torch.OutOfMemoryError("as if")
-        return forward(ids, **kwargs)
+        return forward(**kwargs)
 
-    monkeypatch.setattr(lm.model, "forward", small)
+    monkeypatch.setattr(lm.model.base_model, "forward", small)
     assert complete(lm, PROMPTS, 1) == wanted
-    assert sizes[:3] == [8, 4, 2]
+    assert [size for size in sizes if size > 1][:3] == [8, 4, 2]  # beside the prefix, one row
 
 
 def test_out_of_memory_in_generate(lm: LM, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,7 +245,7 @@ def test_one_row_that_does_not_fit_is_an_error(lm: LM, monkeypatch: pytest.Monke
     def never(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError("as if")
 
-    monkeypatch.setattr(lm.model, "forward", never)
+    monkeypatch.setattr(lm.model.base_model, "forward", never)
     with pytest.raises(torch.OutOfMemoryError):
         complete(lm, PROMPTS, 1)
 

@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from core import hparams
-from core.lm.model import LM, load
+from core.lm.load import load
+from core.lm.model import LM
 from core.lm.tokens import encode, target_ids
 from core.lm.weights import add_
 from core.types import Deltas, Edit

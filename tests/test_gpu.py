@@ -16,7 +16,8 @@ from torch import Tensor
 
 from core import hparams
 from core.lm.generate import complete
-from core.lm.model import LM, load
+from core.lm.load import load
+from core.lm.model import LM
 from core.lm.weights import add_
 from core.registry import discover
 from experiment.quality import probe

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from core import hparams, published, results
 from core.errors import UserError
-from core.lm import model
+from core.lm.load import load
 from core.lm.moments import Corpus, second_moments
 from core.registry import discover
 from core.types import Edit
@@ -110,7 +110,7 @@ def test_a_name_that_fills_a_screen(tmp_path: Path) -> None:
 def model_folder(content: bytes, tmp_path: Path) -> None:
     put(tmp_path, "config.json", content)
     put(tmp_path, "model.safetensors", content)
-    for read in (lambda: model.load(tmp_path, "m", "cpu"), lambda: moments.skeleton(tmp_path, "m")):
+    for read in (lambda: load(tmp_path, "m", "cpu"), lambda: moments.skeleton(tmp_path, "m")):
         h.read_or_refused(lambda read=read: [read()], tmp_path, Path("'m'"))
 
 
@@ -131,7 +131,7 @@ def test_nothing_in_a_model_folder_is_run(tmp_path: Path) -> None:
         put(folder, "config.json", h.written({**config, "model_type": family}))
         torch.save({"transformer.wte.weight": Payload()}, folder / "pytorch_model.bin")
         with pytest.raises(UserError) as caught:
-            model.load(folder, "m", "cpu")
+            load(folder, "m", "cpu")
         assert len(str(caught.value).splitlines()) == 1
     assert not mark.exists()
 
@@ -147,7 +147,7 @@ READERS: dict[str, tuple[str, Any]] = {
     "archive": ("a.safetensors", archive.load),
     "metrics": ("metrics.jsonl", log._read),
     "moments": (MOMENTS, lambda p: second_moments(LM, [1], Corpus("x", 5, p.parents[2]))),
-    "model": ("m/config.json", lambda p: [model.load(p.parent, "m", "cpu")]),
+    "model": ("m/config.json", lambda p: [load(p.parent, "m", "cpu")]),
 }
 PREFIXES = ("", '{"a": ', "layers: ")
 

@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 
 from core import hparams
 from core.errors import UserError
-from core.lm.model import LM, load, orient
+from core.lm.load import load
+from core.lm.model import LM, orient
 from core.lm.tokens import continuation, encode
 from core.types import Edit
 from editors.kn import KN, KNSettings

@@ -12,7 +12,8 @@ from tiny_settings import TARGET, corpus
 
 from core import hparams
 from core.errors import UserError
-from core.lm.model import LM, load
+from core.lm.load import load
+from core.lm.model import LM
 from core.lm.weights import add_
 from core.types import Edit
 from editors import _value

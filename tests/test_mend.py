@@ -15,7 +15,8 @@ from torch import Tensor
 from core import hparams
 from core.errors import UserError
 from core.lm.forward import final_states
-from core.lm.model import LM, load, orient
+from core.lm.load import load
+from core.lm.model import LM, orient
 from core.lm.reads import Reads
 from core.lm.tokens import Padded
 from core.lm.weights import add_, preserved
@@ -298,6 +299,24 @@ def test_refusals(tmp_path: Path) -> None:
     assert "trained with rank: 8, the settings say 4" in refusal(lm, dataclasses.replace(hp, rank=4))
     fewer = dataclasses.replace(hp, inner_params=hp.inner_params[:2])
     assert "trained with inner_params" in refusal(lm, fewer)
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "well"), [("a", "b", False), ("a", "a", True), (None, "b", True), ("a", None, True)]
+)
+def test_an_archive_trained_with_another_tokenizer(
+    then: str | None, now: str | None, well: bool, tmp_path: Path
+) -> None:
+    """Older archives do not say, and a model in memory has no files: these are taken as they are."""
+    lm = tiny("gpt2")
+    hp = settings(lm, archive_dir=str(tmp_path))
+    vars(lm)["tokenizer_sha256"] = then
+    archived(lm, hp, network(lm, hp))
+    vars(lm)["tokenizer_sha256"] = now
+    if well:
+        assert MEND(lm, hp)
+    else:
+        assert "was trained with other tokenizer files than 'tiny-gpt2' has; put those back" in refusal(lm, hp)
 
 
 def test_damaged_archives(tmp_path: Path) -> None:

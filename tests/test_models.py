@@ -17,7 +17,8 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from core.disk.lock import beside, held
 from core.errors import UserError
-from core.lm.model import hash_folder, load
+from core.lm.load import load
+from core.lm.model import hash_folder
 from core.script import script
 from inputs import cli, hub, models
 from inputs.hub import Repo

@@ -1,6 +1,7 @@
 """core.lm.moments: second moments against brute force, the authors' file layout, and files that are refused."""
 
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from torch import Tensor
 from core.errors import UserError
 from core.lm import moments
 from core.lm.hooks import trace
-from core.lm.model import LM, load
+from core.lm.load import load
+from core.lm.model import LM
 from core.lm.moments import Corpus, documents, second_moments
 from core.lm.tokens import encode
 from core.lm.weights import add_
@@ -174,6 +176,26 @@ def test_a_file_of_another_model_or_number_is_refused(texts: Path, tmp_path: Pat
     corpus.file(lm, 1).rename(more.file(lm, 1))
     with pytest.raises(UserError, match="made from 5 documents, the settings want 6"):
         second_moments(lm, (1,), more)
+
+
+def test_a_file_made_with_another_tokenizer_is_refused(tiny_folder: Path, texts: Path, tmp_path: Path) -> None:
+    """One that does not say, or a model that has no files, is taken as it is."""
+    folder = Path(shutil.copytree(tiny_folder, tmp_path / "m"))
+    lm, corpus = load(folder, "m", "cpu"), Corpus(str(texts), 5, tmp_path)
+    second_moments(lm, (1,), corpus)
+    other = folder / "tokenizer_config.json"
+    other.write_text(other.read_text(encoding="utf-8") + " ", encoding="utf-8")
+    mended = load(folder, "m", "cpu")
+    assert mended.fingerprint == lm.fingerprint
+    with pytest.raises(
+        UserError, match=r"made with other tokenizer files than .*m has; delete it to have it made anew"
+    ):
+        second_moments(mended, (1,), corpus)
+    second_moments(LM(lm.model, lm.tokenizer, "m", fingerprint=lm.fingerprint), (1,), corpus)
+    with np.load(corpus.file(lm, 1)) as stored:
+        older = {key: stored[key] for key in stored if key != "tokenizer_sha256"}
+    np.savez(corpus.file(lm, 1), **older)
+    second_moments(mended, (1,), corpus)
 
 
 def test_the_moments_of_an_edited_model_are_those_of_the_model_on_disk(texts: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from fake_hub import FakeHub, serving
 
 from core.errors import UserError
 from core.lm import moments as collected
-from core.lm.model import load
+from core.lm.load import load
 from core.lm.moments import Corpus, second_moments
 from core.script import script
 from inputs import cli, moments

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,11 +18,24 @@ from tiny_settings import ROME_YAML
 from analysis.collect import read_all
 from core import provenance
 from core.errors import UserError
-from core.lm.model import hash_folder
+from core.lm.model import TOKENIZER, hash_files, hash_folder
 from core.metrics import summarize
 from core.provenance import environment
 from core.registry import discover
-from core.results import EditPlan, EditRecord, Result, existing, read, read_samples, same, stem, table, writable, write
+from core.results import (
+    EditPlan,
+    EditRecord,
+    Result,
+    existing,
+    read,
+    read_samples,
+    recorded,
+    same,
+    stem,
+    table,
+    writable,
+    write,
+)
 from core.types import Completion, Measure, Sample, Score
 from experiment.models import Models
 from experiment.plan import EditRequest, Experiment, resolve
@@ -90,7 +104,7 @@ def test_both_files(tmp_path: Path) -> None:
     ]
 
 
-def same(result: Result | None) -> bool:
+def as_made(result: Result | None) -> bool:
     """Equal but for NaN, which equals nothing."""
     return repr(result) == repr(RESULT)
 
@@ -114,7 +128,7 @@ def test_what_are_no_samples(tmp_path: Path, line: str) -> None:
 def test_a_result_comes_back() -> None:
     text = RESULT.to_json()
     assert Result.from_json(text, "x").to_json() == text
-    assert same(Result.from_json(text, "x"))
+    assert as_made(Result.from_json(text, "x"))
     unedited = replace(RESULT, edited=None, settings={**SETTINGS, "edit": None})
     assert Result.from_json(unedited.to_json(), "x") == unedited
     keys = ["format", "task", "headline", "metrics", "n", "completions", "truncated", "degenerate", "published"]
@@ -169,7 +183,11 @@ def test_the_scripts_know_it_and_make_the_same(tiny_folder: Path, tmp_path: Path
     assert (place / f"{name}.json").read_bytes() == (DATA / f"{name}.json").read_bytes()
     subprocess.run([*command, "--overwrite"], cwd=ROOT, capture_output=True, check=True)
     new = read(place / f"{name}.json")
-    assert replace(new, environment=old.environment, seconds=old.seconds) == old
+    model = new.settings["model"]
+    assert model["tokenizer"] == hash_files(tiny_folder, *TOKENIZER)
+    assert model["generation_config"] == hash_files(tiny_folder, "generation_config.json")
+    settings = {**new.settings, "model": {key: model[key] for key in old.settings["model"]}}
+    assert replace(new, environment=old.environment, seconds=old.seconds, settings=settings) == old
     assert (place / f"{name}.jsonl").read_bytes() == (DATA / f"{name}.jsonl").read_bytes()
 
 
@@ -195,10 +213,45 @@ def test_a_malformed_result(harm: dict[str, Any], reason: str) -> None:
     assert reason in str(error.value)
 
 
+MODEL = {"name": "m", "sha256": "a", "dtype": "float32", "tokenizer": "b", "generation_config": None}
+
+
+@pytest.mark.parametrize(
+    ("old", "differing"),
+    [
+        ({}, None),
+        ({"tokenizer": ..., "generation_config": ...}, None),  # not recorded then
+        ({"generation_config": ...}, None),
+        ({"tokenizer": "c"}, "model.tokenizer: 'c', now 'b'"),
+        ({"generation_config": "c"}, "model.generation_config: 'c', now None"),
+        ({"tokenizer": ..., "generation_config": ..., "dtype": "float16"}, "model.dtype: 'float16', now 'float32'"),
+        ({"tokenizer": ..., "dtype": "float16"}, "model.dtype: 'float16', now 'float32'"),
+        ({"more": 1}, "model.more: 1, now None"),
+    ],
+)
+def test_what_older_settings_of_a_model_lack_is_not_compared(
+    old: dict[str, Any], differing: str | None, tmp_path: Path
+) -> None:
+    settings = {**RESULT.settings, "model": MODEL}
+    before = {key: value for key, value in {**MODEL, **old}.items() if value is not ...}
+    result = replace(RESULT, settings={**settings, "model": before})
+    write(tmp_path / "r", result, SCORED)
+    if differing is None:
+        assert existing(tmp_path / "r", settings, False) == read(tmp_path / "r.json")
+        return
+    with pytest.raises(UserError, match=re.escape(f"was made with other settings ({differing}); use --overwrite")):
+        existing(tmp_path / "r", settings, False)
+
+
+@pytest.mark.parametrize("old", [None, [], "x", {}, {"model": None}, {"model": ["name"]}])
+def test_older_settings_that_have_no_model_are_compared_as_they_are(old: Any) -> None:
+    assert recorded({"model": MODEL, "seed": 0}, old) == {"model": MODEL, "seed": 0}
+
+
 def test_a_dot_in_a_name_is_no_ending(tmp_path: Path) -> None:
     write(tmp_path / "ROME-RECT12.5", RESULT, SCORED)
     assert (tmp_path / "ROME-RECT12.5.json").is_file()
-    assert same(existing(tmp_path / "ROME-RECT12.5", SETTINGS, False))
+    assert as_made(existing(tmp_path / "ROME-RECT12.5", SETTINGS, False))
 
 
 # --- an older result -----------------------------------------------------------------------------------------------
@@ -208,7 +261,7 @@ def test_existing(tmp_path: Path) -> None:
     path = tmp_path / "r"
     assert existing(path, SETTINGS, False) is None
     write(path, RESULT, SCORED)
-    assert same(existing(path, SETTINGS, False))
+    assert as_made(existing(path, SETTINGS, False))
     assert existing(path, SETTINGS, True) is None
     changed: dict[str, Any] = {**SETTINGS, "seed": 1, "edit": {"mode": "x", "range": [0, 8, 2]}}
     with pytest.raises(UserError) as error:

@@ -14,7 +14,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from core import hparams
 from core.errors import UserError
-from core.lm.model import LM, hash_folder, load
+from core.lm.load import load
+from core.lm.model import LM, hash_folder
 from core.lm.tracing import Plan, fact_of, plan_for
 from core.registry import discover
 from editors.mend.factors import shapes_of

@@ -1,14 +1,17 @@
 """core.lm.tokens on both kinds of tokenizer: byte-level BPE (gpt2) and sentencepiece-like with a BOS (llama)."""
 
+import copy
 import random
 
 import pytest
 import torch
 from conftest import tiny
+from tokenizers import processors
 
 from core.errors import UserError
+from core.lm.generate import complete
 from core.lm.model import LM
-from core.lm.tokens import continuation, encode, in_template, pad, split_prompt, target_ids
+from core.lm.tokens import continuation, decode, encode, in_template, pad, split_prompt, target_ids
 from core.types import Edit
 
 BYTES, PIECES = tiny("gpt2"), tiny("llama")
@@ -59,6 +62,50 @@ def test_a_tokenizer_that_joins_a_line_break(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(lm, "tokenizer", lambda text, **_: {"input_ids": [7] if text == "\n" else [8, 9]})
     with pytest.raises(UserError, match=r"tokenizer of 'tiny-gpt2' joins a line break with ' x'"):
         continuation(lm, " x")
+
+
+@both
+@pytest.mark.parametrize("text", [" yes", "yes", " the Program", "B", " \u00e9t\u00e9", "\u00e9", " 12", "", "\n"])
+def test_what_continues_a_prompt_is_decoded_with_its_first_blank(lm: LM, text: str) -> None:
+    assert decode(lm, [continuation(lm, text)]) == [text]
+
+
+def test_decoding_is_plain_for_byte_level_bpe_and_leaves_special_tokens_out() -> None:
+    rows = [[7], [200, 5, 3], [BYTES.tokenizer.eos_token_id, 9], []]
+    assert decode(BYTES, rows) == BYTES.tokenizer.batch_decode(rows, skip_special_tokens=True)
+    ended = [*continuation(PIECES, " yes"), PIECES.tokenizer.eos_token_id]
+    assert decode(PIECES, [ended]) == [" yes"]
+    assert decode(PIECES, [ended], special=True)[0].replace(" </s>", "</s>") == " yes</s>"
+
+
+@pytest.mark.parametrize("ending", ["<s> $A </s>", "$A </s>", "<s> $A </s> </s>"])
+def test_an_end_token_that_the_tokenizer_adds_is_left_out(ending: str) -> None:
+    """A prompt goes on, and the subject's last token is the subject's."""
+    lm, plain = tiny("llama"), tiny("llama")
+    ids = [(token, plain.tokenizer.convert_tokens_to_ids(token)) for token in ("<s>", "</s>")]
+    lm.tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(single=ending, special_tokens=ids)
+    assert lm.tokenizer("a b")["input_ids"][-1] == lm.tokenizer.eos_token_id
+    start = 0 if ending.startswith("<s>") else 1
+    assert encode(lm, "a b") == encode(plain, "a b")[start:]
+    edit = Edit("Where was Anna Bell born?", "Anna Bell", "x", "y")
+    row, at = in_template(lm, "So. {}", edit)
+    wanted, there = in_template(plain, "So. {}", edit)
+    assert (row, at) == (wanted[start:], there - start)
+    if not start:
+        assert complete(lm, ["a b", "The first day"], 4) == complete(plain, ["a b", "The first day"], 4)
+
+
+@both
+def test_a_token_without_an_embedding_is_refused(lm: LM) -> None:
+    lm = LM(lm.model, copy.deepcopy(lm.tokenizer), lm.name)
+    lm.tokenizer.add_tokens(["Zyx"])
+    for read in (encode, continuation):
+        with pytest.raises(
+            UserError, match=rf"^'a Zyx' has token {len(lm.tokenizer) - 1}, but '{lm.name}' has"
+        ) as caught:
+            read(lm, "a Zyx")
+        assert len(str(caught.value).splitlines()) == 1
+        assert read(lm, "a b")
 
 
 @both

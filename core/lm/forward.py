@@ -81,6 +81,19 @@ def shared_prefix(lm: LM, rows: Sequence[Row]) -> Prefix:
     return Prefix(len(common), tuple((layer.keys, layer.values) for layer in stored))
 
 
+@torch.inference_mode()
+def last_states(lm: LM, rows: Sequence[Row], prefix: Prefix) -> Tensor:
+    """Final hidden states at the last token of each of `rows`, which stand behind `prefix`: (rows, d).
+
+    Pads stand behind the rows, not between the prefix and a row: a sliding window of attention counts columns.
+    """
+    tokens = pad(lm, rows, [0] * len(rows))
+    mask = torch.nn.functional.pad(tokens.mask, (prefix.length, 0), value=1)
+    hidden = _run(lm, Padded(tokens.ids, mask, tokens.positions + prefix.length), prefix.cache(len(rows)))
+    last = torch.tensor([len(row) - 1 for row in rows], device=hidden.device)
+    return hidden[torch.arange(len(rows), device=hidden.device), last]
+
+
 @dataclass(frozen=True)
 class Resumed:
     """What a run from block `layer` needs: its constant input `hidden` (rows, columns, d) and the cached prefix."""

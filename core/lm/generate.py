@@ -1,4 +1,4 @@
-"""The only place that asks the model for text, and the only place that decodes it."""
+"""The only place that asks the model for text."""
 
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
@@ -9,9 +9,10 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import DynamicCache, GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from core.lm.forward import Prefix, shared_prefix
+from core.errors import UserError
+from core.lm.forward import Prefix, last_states, shared_prefix
 from core.lm.model import LM
-from core.lm.tokens import Row, continuation, encode, pad
+from core.lm.tokens import Row, continuation, decode, encode, pad
 from core.types import Completion
 
 BATCH_TOKENS = {"cpu": 4096, "cuda": 65536}
@@ -41,8 +42,7 @@ def complete(
     if not prompts:
         return []
     fitted = [fit(lm, encode(lm, prompt), max_new_tokens) for prompt in prompts]
-    words = [continuation(lm, f" {word}")[0] for word in choices]
-    assert len(set(words)) == len(words), f"two label words start with the same token: {choices}"
+    words = first_tokens(lm, choices)
     one = max_new_tokens == 1
     prefix = shared_prefix(lm, [row for row, _ in fitted]) if one or choices else None
 
@@ -50,7 +50,7 @@ def complete(
         rows = [row for row, _ in batch]
         first = [] if prefix is None else _next_token(lm, rows, words, prefix)
         new = [([token], finite) for token, _, finite in first] if one else _generated(lm, rows, max_new_tokens)
-        texts = lm.tokenizer.batch_decode([ids for ids, _ in new], skip_special_tokens=True)
+        texts = decode(lm, [ids for ids, _ in new])
         chosen = [choices[best] for _, best, _ in first] if choices else [None] * len(rows)
         return [
             Completion(text, choice, cut, finite)
@@ -61,9 +61,25 @@ def complete(
     return in_batches(fitted, work, lm, lambda row: len(row[0]) + new_tokens, batch_tokens, done, "completions")
 
 
+def first_tokens(lm: LM, words: Sequence[str]) -> Row:
+    """The first token of each word behind a blank. UserError if two words start with the same one."""
+    first = [continuation(lm, f" {word}")[0] for word in words]
+    if len({*first}) < len(first):
+        raise UserError(
+            f"the tokenizer of '{lm.name}' starts two of the label words {', '.join(words)} with the same token: one "
+            "token cannot tell them apart; choose a model whose tokens hold the blank and the word behind it"
+        )
+    return first
+
+
 def fit(lm: LM, row: Row, new_tokens: int) -> tuple[Row, bool]:
-    """The prompt ids with room left for `new_tokens`, and whether tokens had to go."""
+    """The prompt ids with room left for `new_tokens`, and whether tokens had to go. UserError if none is left."""
     room = lm.context - new_tokens
+    if room < 2:  # a BOS and a token of the prompt
+        raise UserError(
+            f"'{lm.name}' takes {lm.context} tokens in all, too few for {new_tokens} new ones behind a prompt: "
+            "choose a model with a longer context (max_position_embeddings of its config.json)"
+        )
     if len(row) <= room:
         return row, False
     keep = [row[0]] if row[0] == lm.tokenizer.bos_token_id else []
@@ -166,15 +182,7 @@ def in_batches(
 
 def _next_token(lm: LM, rows: list[Row], words: list[int], prefix: Prefix) -> list[tuple[int, int, bool]]:
     """Per row the likeliest next token, which of `words` is likeliest (0 if there are none), are all logits finite."""
-    tokens = pad(lm, [row[prefix.length :] for row in rows])
-    logits = lm.model(
-        tokens.ids,
-        attention_mask=torch.nn.functional.pad(tokens.mask, (prefix.length, 0), value=1),
-        position_ids=tokens.positions + prefix.length,
-        past_key_values=prefix.cache(len(rows)),
-        use_cache=prefix.length > 0,
-        logits_to_keep=1,
-    ).logits[:, -1]  # (rows, vocabulary)
+    logits = lm.logits(last_states(lm, [row[prefix.length :] for row in rows], prefix))  # (rows, vocabulary)
     best = logits[:, words].argmax(-1) if words else torch.zeros(len(rows))
     finite = logits.amax(-1).isfinite()
     return list(zip(logits.argmax(-1).tolist(), best.long().tolist(), finite.tolist(), strict=True))

@@ -4,23 +4,33 @@ Module paths belong to the model family: one row of `PATHS` per `config.model_ty
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from core.errors import UserError
-from core.messages import first_line
 
 OFFLINE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 """For every loader of transformers: nothing from the network, no code out of a model's folder."""
+TOKENIZER = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "tokenizer.model",
+    "spiece.model",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+)
+"""Files of a model folder that decide its token ids."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,13 +123,35 @@ class LM:
 
     @property
     def context(self) -> int:
-        """Longest input in tokens."""
-        return int(self.model.config.max_position_embeddings)
+        """Longest input in tokens.
+
+        With longrope the length of training before it was stretched: beyond it all positions of a batch, those of
+        short rows too, are turned by other angles, and what the model says of a row would depend on its neighbours.
+        """
+        config = self.model.config
+        longest, rope = int(config.max_position_embeddings), getattr(config, "rope_parameters", None) or {}
+        if rope.get("rope_type") == "longrope":
+            return min(longest, int(rope["original_max_position_embeddings"]))
+        return longest
+
+    @property
+    def vocabulary(self) -> int:
+        """How many ids have an embedding."""
+        return int(self.model.get_input_embeddings().get_parameter("weight").shape[0])
 
     @property
     def pad_id(self) -> int:
         """Any valid id: padded positions are masked and never decoded."""
-        return next((i for i in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id) if i is not None), 0)
+        return self.valid(self.tokenizer.pad_token_id, self.tokenizer.eos_token_id)
+
+    def valid(self, *ids: int | None) -> int:
+        """The first of `ids` that has an embedding; 0 if none has."""
+        return next((i for i in ids if i is not None and 0 <= i < self.vocabulary), 0)
+
+    @cached_property
+    def tokens_behind(self) -> int:
+        """How many tokens the tokenizer puts behind every text: an EOS, with some."""
+        return added_behind(self.tokenizer)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -135,6 +167,11 @@ class LM:
         for name, tensor in self.model.state_dict().items():
             digest.update(name.encode() + tensor.float().cpu().numpy().tobytes())
         return digest.hexdigest()
+
+    @cached_property
+    def tokenizer_sha256(self) -> str | None:
+        """SHA-256 of the tokenizer's files; None for a model built in memory."""
+        return None if self.folder is None else hash_files(self.folder, *TOKENIZER)
 
     @cached_property
     def embeddings(self) -> str:
@@ -170,10 +207,18 @@ class LM:
         return module
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Vocabulary logits of final hidden states: (..., d) -> (..., vocabulary)."""
+        """Vocabulary logits of final hidden states, as the model itself makes them: (..., d) -> (..., vocabulary)."""
         head = self.model.get_output_embeddings()
         logits: Tensor = head(hidden.to(device_of(head)))
-        return logits
+        cap = getattr(self.model.config, "final_logit_softcapping", None)  # Gemma's
+        return logits if cap is None else cap * (logits / cap).tanh()
+
+
+def added_behind(tokenizer: Any) -> int:
+    """How many tokens a tokenizer puts behind every text."""
+    bare, whole = tokenizer("a", add_special_tokens=False)["input_ids"], tokenizer("a")["input_ids"]
+    starts = [start for start in range(len(whole)) if whole[start : start + len(bare)] == bare]
+    return len(whole) - starts[0] - len(bare) if starts else 0
 
 
 def device_of(module: nn.Module) -> torch.device:
@@ -184,15 +229,25 @@ def device_of(module: nn.Module) -> torch.device:
 
 def hash_folder(folder: Path) -> str:
     """SHA-256 over the names and contents of a model folder's config.json and weight files."""
+    return _hashed(sorted([folder / "config.json", *folder.glob("*.safetensors"), *folder.glob("*.bin")]))
+
+
+def hash_files(folder: Path, *names: str) -> str | None:
+    """SHA-256 over the names and contents of those of the files that are in a model folder; None if none is."""
+    files = [folder / name for name in names if (folder / name).is_file()]
+    return _hashed(files) if files else None
+
+
+def _hashed(files: Sequence[Path]) -> str:
     digest = hashlib.sha256()
     try:
-        for file in sorted([folder / "config.json", *folder.glob("*.safetensors"), *folder.glob("*.bin")]):
+        for file in files:
             digest.update(file.name.encode())
             with file.open("rb") as stream:
                 while chunk := stream.read(1 << 24):
                     digest.update(chunk)
     except OSError as error:
-        raise UserError(f"cannot read the model at {folder}: {error.strerror}") from error
+        raise UserError(f"cannot read the model at {file.parent}: {error.strerror}") from error
     return digest.hexdigest()
 
 
@@ -216,71 +271,3 @@ def paths_of(config: Any, name: str) -> Paths:
 def orient(module: nn.Module, update: Tensor) -> Tensor:
     """A (d_out, d_in) update in the layout the module stores: Conv1D keeps its weight as (d_in, d_out)."""
     return update.T if isinstance(module, Conv1D) else update
-
-
-def load(
-    folder: Path,
-    name: str,
-    device: str | None = None,
-    dtype: str = "float32",
-    *,
-    device_map: str | dict[str, Any] | None = None,
-    attn: str | None = None,
-    fingerprint: str | None = None,
-) -> LM:
-    """Load a Hugging Face folder from disk (never from the network, never running code it contains).
-
-    `device_map` spreads the layers over several devices (accelerate), `attn` names an implementation of attention,
-    `fingerprint` is that of a folder whose files were hashed already.
-    Raises UserError for a folder that is not a readable model or whose family has no table row.
-    """
-    if device and device_map:
-        raise UserError("--device-map places the layers itself: leave --device out")
-    transformers.logging.set_verbosity_error()  # what it warns of is checked here, and said in one line
-    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if not (folder / "config.json").is_file():
-        raise UserError(f"no model at {folder}: config.json is missing; run `python prepare.py model {name}`")
-    try:
-        config = AutoConfig.from_pretrained(folder, **OFFLINE)
-    except Exception as error:  # the loaders raise many kinds, all of which mean that the files are at fault
-        raise UserError(f"cannot read the model at {folder}: {first_line(error)}") from error
-    paths_of(config, name)  # before gigabytes are read
-    given = {"dtype": getattr(torch, dtype), "device_map": device_map, "attn_implementation": attn}
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, **OFFLINE)
-        model = _weights(folder, {key: value for key, value in given.items() if value is not None})
-        if not device_map:
-            model.to(place)
-    except UserError:
-        raise
-    except torch.OutOfMemoryError as error:
-        raise UserError(
-            f"model '{name}' does not fit on {place}; try --dtype bfloat16, --device-map auto or --device cpu"
-        ) from error
-    except Exception as error:  # as above, and whatever torch says of a device that is not there
-        raise UserError(f"cannot load the model at {folder} onto {device_map or place}: {first_line(error)}") from error
-    if not tokenizer("a")["input_ids"]:  # the loader makes up an empty tokenizer if there is none
-        raise UserError(f"the model at {folder} has no tokenizer: tokenizer.json or the like is missing")
-    return LM(model, tokenizer, name, folder, fingerprint)
-
-
-def _weights(folder: Path, given: dict[str, Any]) -> Any:
-    """The model of a folder, every one of whose weights is in its files. UserError if one is not."""
-    try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder,
-            ignore_mismatched_sizes=True,  # refused below, with a better message
-            output_loading_info=True,
-            **OFFLINE,
-            **given,
-        )
-    except (ImportError, ValueError) as error:
-        attn = given.get("attn_implementation")
-        if attn is None or attn.split("_")[0] not in str(error).lower():
-            raise
-        raise UserError(f"--attn {attn} is not available here: {first_line(error)}") from error
-    model, report = loaded
-    unfit = sorted(report["missing_keys"]) + sorted(key for key, *_ in report["mismatched_keys"])
-    if unfit:  # the loader makes up random values for these
-        raise UserError(f"the model at {folder} does not fit its config.json: no weights of that shape for {unfit[0]}")
-    return model

@@ -2,7 +2,8 @@
 
 The file layout is that of the ROME and MEMIT authors, so that statistics published by them load from `stats_dir`:
 `{stats_dir}/{model}/{dataset}_stats/{module}_{dtype}_mom2_{n}.npz` with `mom2.mom2` (the SUM of k k^T, f x f),
-`mom2.count` (tokens), `mom2.constructor` (a class name) and `sample_size`. Ours add `model_sha256`.
+`mom2.count` (tokens), `mom2.constructor` (a class name) and `sample_size`. Ours add `model_sha256` and
+`tokenizer_sha256`.
 """
 
 import logging
@@ -58,7 +59,7 @@ def second_moments(lm: LM, layers: Sequence[int], corpus: Corpus) -> dict[int, T
         )
         sums = _collect(lm, missing, corpus)
         for layer, total in sums.total.items():
-            _write(corpus.file(lm, layer), total, sums.count, corpus.n_samples, lm.fingerprint)
+            _write(corpus.file(lm, layer), total, sums.count, corpus.n_samples, lm)
     return {layer: _read(corpus.file(lm, layer), corpus.n_samples, lm, layer) for layer in layers}
 
 
@@ -68,6 +69,7 @@ def _read(path: Path, n_samples: int, lm: LM, layer: int) -> Tensor:
             total = torch.from_numpy(stored["mom2.mom2"].astype(np.float64, casting="same_kind"))
             count = int(stored["mom2.count"])
             size, model = int(stored["sample_size"]), str(stored.get("model_sha256", lm.fingerprint))
+            tokenizer = str(stored.get("tokenizer_sha256", lm.tokenizer_sha256))
         width = lm.key_width(layer)
         if total.shape != (width, width) or count < 1 or not total.isfinite().all():
             raise ValueError(
@@ -80,18 +82,22 @@ def _read(path: Path, n_samples: int, lm: LM, layer: int) -> Tensor:
         raise UserError(f"{path}: made from {size} documents, the settings want {n_samples}")
     if model != lm.fingerprint:
         raise UserError(f"{path}: made with another model of the name '{lm.name}'; delete it to have it made anew")
+    if lm.tokenizer_sha256 not in (None, tokenizer):
+        raise UserError(f"{path}: made with other tokenizer files than {lm.folder} has; delete it to have it made anew")
     return total / count
 
 
-def _write(path: Path, total: Tensor, count: int, n_samples: int, fingerprint: str) -> None:
+def _write(path: Path, total: Tensor, count: int, n_samples: int, lm: LM) -> None:
     """Whole or not at all. Raises UserError if there is no room or no permission."""
     arrays = {
         "mom2.constructor": np.array("util.runningstats.SecondMoment()"),
         "mom2.count": np.array(count),
         "mom2.mom2": total.float().cpu().numpy(),
         "sample_size": np.array(n_samples),
-        "model_sha256": np.array(fingerprint),
+        "model_sha256": np.array(lm.fingerprint),
     }
+    if lm.tokenizer_sha256 is not None:
+        arrays["tokenizer_sha256"] = np.array(lm.tokenizer_sha256)
     with whole(path, "stats_dir of the settings names another place") as new:
         np.savez(new, **arrays)  # type: ignore[arg-type]
 
@@ -137,7 +143,7 @@ def _collect(lm: LM, layers: Sequence[int], corpus: Corpus) -> _Sums:
 
 def _sample_texts(lm: LM, corpus: Corpus, sums: _Sums, deepest: int) -> Iterator[tuple[int, int]]:
     """Documents drawn from the model itself; the keys are those of the sampling pass. Yields (documents, tokens)."""
-    start = next(i for i in (lm.tokenizer.bos_token_id, lm.tokenizer.eos_token_id, 0) if i is not None)
+    start = lm.valid(lm.tokenizer.bos_token_id, lm.tokenizer.eos_token_id)
     generator = torch.Generator().manual_seed(0)  # not the run's seed: the file outlives the run
     length = min(GENERATED_TOKENS, lm.context)
     for begin in range(0, corpus.n_samples, BATCH_ROWS):

@@ -16,9 +16,12 @@ Row = list[int]
 
 
 def encode(lm: LM, text: str) -> Row:
-    """Ids of a prompt, with the BOS the tokenizer adds if it adds one. Special-token names in `text` are just text."""
-    ids: Row = lm.tokenizer(text, split_special_tokens=True)["input_ids"]
-    return ids
+    """Ids of a prompt, with the BOS the tokenizer adds if it adds one. Special-token names in `text` are just text.
+
+    An EOS that the tokenizer puts behind every text is left out: a prompt goes on.
+    """
+    ids = _ids(lm, text)
+    return ids[: len(ids) - lm.tokens_behind]
 
 
 def continuation(lm: LM, text: str) -> Row:
@@ -27,9 +30,7 @@ def continuation(lm: LM, text: str) -> Row:
     Tokenised behind a newline, whose ids are then dropped: a sentencepiece tokenizer would else add (or swallow) a
     blank at the start. For byte-level BPE this is plain tokenisation.
     """
-    anchor, joined = (
-        lm.tokenizer(t, add_special_tokens=False, split_special_tokens=True)["input_ids"] for t in ("\n", "\n" + text)
-    )
+    anchor, joined = (_ids(lm, t, add_special_tokens=False) for t in ("\n", "\n" + text))
     if joined[: len(anchor)] != anchor:
         raise UserError(
             f"the tokenizer of '{lm.name}' joins a line break with {short(text)}: cannot tokenise it on its own"
@@ -38,6 +39,30 @@ def continuation(lm: LM, text: str) -> Row:
     if len(ids) >= lm.context:
         raise UserError(f"{short(text)} is {len(ids)} tokens long, all of the {lm.context} that '{lm.name}' takes")
     return ids
+
+
+def _ids(lm: LM, text: str, **options: bool) -> Row:
+    """What the tokenizer makes of `text`. UserError for a token that the model has no embedding for."""
+    ids: Row = lm.tokenizer(text, split_special_tokens=True, **options)["input_ids"]
+    if max(ids, default=0) >= lm.vocabulary:
+        raise UserError(
+            f"{short(text.strip())} has token {max(ids)}, but '{lm.name}' has {lm.vocabulary} embeddings: "
+            "put the model's own tokenizer files into its folder"
+        )
+    return ids
+
+
+def decode(lm: LM, rows: Sequence[Row], special: bool = False) -> list[str]:
+    """The texts of `rows` as they continue a prompt, with or without their special tokens.
+
+    Decoded behind a letter, which is then cut off: a sentencepiece tokenizer would else swallow a blank at the start.
+    For byte-level BPE this is plain decoding.
+    """
+    anchor = _ids(lm, "a", add_special_tokens=False)
+    first, *texts = lm.tokenizer.batch_decode(
+        [anchor, *(anchor + row for row in rows)], skip_special_tokens=not special
+    )
+    return [text[len(first) :] for text in texts]
 
 
 def target_ids(lm: LM, target: str) -> Row:

@@ -36,6 +36,7 @@ def header(lm: LM, hp: MENDSettings, shapes: Mapping[str, Shape], **more: Any) -
             "format": FORMAT,
             "model": lm.name,
             "fingerprint": lm.fingerprint,
+            "tokenizer": lm.tokenizer_sha256,
             "shapes": dict(shapes),
             "settings": asdict(hp),
             "environment": environment(str(lm.device)),
@@ -78,6 +79,12 @@ def check(path: Path, head: Header, lm: LM) -> None:
         raise UserError(
             f"{path} was trained for {short(head['model'])} with other weights ({short(head['fingerprint'], 15)}) than "
             f"'{lm.name}' has ({lm.fingerprint[:12]}...); run `python train_MEND.py --model {lm.name}`"
+        )
+    then, now = head.get("tokenizer"), lm.tokenizer_sha256  # older files do not say, models in memory have no files
+    if then is not None and now is not None and then != now:
+        raise UserError(
+            f"{path} was trained with other tokenizer files than '{lm.name}' has; put those back, or run "
+            f"`python train_MEND.py --model {lm.name}`"
         )
 
 
