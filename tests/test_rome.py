@@ -139,12 +139,33 @@ def test_layers_are_ascending_whatever_their_order_in_the_settings(edits: list[E
     assert all(torch.equal(up[name], down[name]) for name in up)
 
 
-def test_equals_the_naive_twin_with_the_mean_key(lm: LM, edits: list[Edit]) -> None:
-    hp = settings(key="mean")
+@pytest.mark.parametrize("key", ["mean", "bare"])
+@pytest.mark.parametrize("moments", [False, True])
+def test_equals_the_naive_twin_with_another_key(
+    lm: LM, edits: list[Edit], tmp_path: Path, key: str, moments: bool
+) -> None:
+    hp = settings(key=key, mom2_adjustment=moments, **corpus(tmp_path))
     found = ROME(lm, hp).deltas([edits[0]])[0]
     assert_close(found, naive.deltas(lm, edits[0], hp, TEMPLATES))
-    ((name, prompt),) = ROME(lm, settings()).deltas([edits[0]])[0].items()
+    ((name, prompt),) = ROME(lm, dataclasses.replace(hp, key="prompt")).deltas([edits[0]])[0].items()
     assert (found[name] - prompt).abs().max() > 1e-3 * prompt.abs().max()
+
+
+def test_with_the_mean_key_the_mean_output_becomes_the_value(lm: LM, edits: list[Edit], monkeypatch: Any) -> None:
+    """r-ROME by hand: (W + delta) kbar + b = v*, as W kbar + b is the mean output over the templates."""
+    edit, calls = edits[0], spied(monkeypatch)
+    ((name, delta),) = ROME(lm, settings(key="mean")).deltas([edit])[0].items()
+    add_(lm.model, {name: delta})
+    kbar = naive.mean_key(lm, edit, TEMPLATES, 1)  # blocks below the weight: the same before and after
+    mean = lm.module(lm.mlp_out(1))(kbar.unsqueeze(0))[0]
+    assert torch.allclose(mean, calls[0].value, rtol=1e-4, atol=1e-5)
+
+
+def test_the_keys_by_hand() -> None:
+    keys, outputs = torch.tensor([[1.0, 0.0], [3.0, 4.0]]), torch.tensor([[2.0], [6.0]])
+    wanted = {"prompt": ([2, 2], [1, 0], [2]), "mean": ([2, 2], [2, 2], [4]), "bare": ([1, 0], [1, 0], [2])}
+    for rule, values in wanted.items():
+        assert tuple(t.tolist() for t in rome.chosen(rule, keys, outputs)) == values
 
 
 def test_equals_the_naive_twin_where_it_stops_early(lm: LM, edits: list[Edit], monkeypatch: pytest.MonkeyPatch) -> None:
