@@ -48,6 +48,7 @@ class ROME(TargetEditor):
     name = "ROME"
     modes = frozenset({"Instance-Sequential"})
     hparams = ROMESettings
+    strict = True  # u is C^-1 k: nothing is added to C
     hp: ROMESettings
 
     def deltas(self, edits: Sequence[Edit]) -> tuple[Deltas, Notes]:
