@@ -195,6 +195,10 @@ class Editor(Protocol):
         """
         ...
 
+    def about(self) -> Notes:
+        """What was drawn when it was made, for the notes of a run's first update."""
+        return {}
+
     def applied(self, edits: Sequence[Edit]) -> None:
         """The update of these edits is in the weights now. Where keys of past edits are kept."""
 

@@ -11,6 +11,9 @@ from core.errors import UserError
 from core.lm.model import LM
 from core.lm.moments import Corpus, second_moments
 
+SMALLEST = 1e-6
+"""Share of an input's second moment that the others must leave unexplained: float32 sums err by about that."""
+
 
 @dataclass(frozen=True)
 class Factors:
@@ -43,23 +46,28 @@ def load(lm: LM, layers: Sequence[int], corpus: Corpus) -> dict[int, Tensor]:
     return moments
 
 
-def factorised(lm: LM, layers: Sequence[int], corpus: Corpus) -> dict[int, Factors]:
-    """C of each layer, ready to be solved with. UserError for one that is singular."""
+def factorised(lm: LM, layers: Sequence[int], corpus: Corpus, strict: bool = False) -> dict[int, Factors]:
+    """C of each layer, ready to be solved with. UserError for one that is singular, if `strict` also nearly so."""
     moments = load(lm, layers, corpus)  # gigabytes of a large model: each is let go once it is factorised
-    return {layer: factorise(moments.pop(layer), f"second moments of layer {layer}") for layer in dict.fromkeys(layers)}
+    named = {layer: f"second moments of layer {layer}" for layer in layers}
+    return {layer: factorise(moments.pop(layer), name, strict) for layer, name in named.items()}
 
 
-def factorise(c: Tensor, what: str) -> Factors:
-    """Factors of the symmetric C (f, f) float64: Cholesky; LU, and a warning, where C is not positive definite.
+def factorise(c: Tensor, what: str, strict: bool = False) -> Factors:
+    """Factors of the symmetric C (f, f) float64: Cholesky; LU where C is not positive definite.
 
-    UserError if it is singular; `what` names C in both.
+    That, and an input that the others tell but for rounding, is a warning, if `strict` a UserError; so is a C that is
+    singular. `what` names C in all of them.
     """
     lower, failed = torch.linalg.cholesky_ex(c)
+    if not failed and (lower.diagonal() ** 2 >= SMALLEST * c.diagonal()).all():
+        return Factors(lower)
+    if strict:
+        raise UserError(f"{what}: near-singular, collected over too few or too similar tokens; raise mom2_n_samples")
+    fault = "not positive definite, solving by LU" if failed else "near-singular"
+    logging.getLogger(__name__).warning("%s: %s; more documents (mom2_n_samples) mend this", what, fault)
     if not failed:
         return Factors(lower)
-    logging.getLogger(__name__).warning(
-        "%s: not positive definite, solving by LU; more documents (mom2_n_samples) mend this", what
-    )
     matrix, pivots, _ = torch.linalg.lu_factor_ex(c)
     if not matrix.diagonal().abs().min() > 0:
         raise UserError(f"{what}: singular, collected over too few tokens; raise mom2_n_samples")

@@ -12,7 +12,7 @@ early stop, so that each ends as if it were alone; prompt and target are joined 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -20,19 +20,18 @@ from torch import Tensor
 from core.errors import UserError
 from core.folders import of_project
 from core.lm.forward import Resumed
-from core.lm.generate import sample
 from core.lm.hooks import replaced, trace
 from core.lm.model import LM
 from core.lm.moments import Corpus
 from core.lm.reads import Reads, joined
 from core.lm.tokens import Row, encode, in_template, target_ids
 from core.lm.weights import at_hand
-from core.types import Edit, Editor
+from core.types import Edit, Editor, Notes
 from editors._moments import factorised
+from editors._templates import context_templates
 
 GOOD_ENOUGH = 0.05
 """Loss under which an edit's optimisation stops (as in the ROME and MEMIT code)."""
-TEMPLATE_STARTS = ("The", "Therefore", "Because", "I", "You")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +78,8 @@ class TargetEditor(Editor):
     """What ROME and MEMIT share: they measure the same of the unedited model, and their settings fit a model alike."""
 
     hp: Any
+    strict: ClassVar[bool]
+    """Whether second moments that are near-singular are refused, or only warned of."""
 
     def __init__(self, lm: LM, hp: Any, seed: int = 0) -> None:
         hp.check(lm)
@@ -87,32 +88,22 @@ class TargetEditor(Editor):
         """Layer -> the weight that is edited there, in ascending order."""
         at_hand(lm.model, self.names.values())
         self.templates = hp.context_templates or context_templates(lm, hp.context_template_length_params, seed)
-        self.moments = factorised(lm, hp.layers, hp.corpus) if hp.mom2_adjustment else {}
+        self.moments = factorised(lm, hp.layers, hp.corpus, self.strict) if hp.mom2_adjustment else {}
+
+    def about(self) -> Notes:
+        return {"context_templates": list(self.templates)}
 
     @classmethod
     def suggested(cls, values: Mapping[str, Any], lm: LM, layer: int | None) -> dict[str, Any]:
-        """`layers`, as many as in the template, end at the layer that holds facts; the loss reads the last one."""
+        """`layers`, as many as in the template, end at the layer that holds facts; the loss reads the last one.
+
+        Another model's context templates are not taken: they are drawn.
+        """
         assert layer is not None, "tracing says where facts are"
         count = min(len(values["layers"]), lm.n_layers - 1)
         start = max(0, layer - count + 1)
-        return {**values, "layers": list(range(start, start + count)), "v_loss_layer": lm.n_layers - 1}
-
-
-def context_templates(lm: LM, shapes: Sequence[tuple[int, int]], seed: int) -> tuple[str, ...]:
-    """The bare prompt "{}" and sampled sentence openings to put before it; `shapes` = (length, number).
-
-    Top-5 sampling from the model as it is now.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    texts = []
-    for length, number in shapes:
-        each = max(1, number // len(TEMPLATE_STARTS))
-        starts = [encode(lm, start) for start in TEMPLATE_STARTS for _ in range(each)]
-        drawn = sample(lm, starts, length, generator, top_k=5)
-        texts += lm.tokenizer.batch_decode(
-            [start + new for start, new in zip(starts, drawn.tolist(), strict=True)], skip_special_tokens=True
-        )
-    return ("{}", *(text.replace("{", " ").replace("}", " ") + ". {}" for text in texts))
+        own = {"layers": list(range(start, start + count)), "v_loss_layer": lm.n_layers - 1}
+        return {**{key: value for key, value in values.items() if key != "context_templates"}, **own}
 
 
 @dataclass(frozen=True)

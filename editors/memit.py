@@ -60,6 +60,7 @@ class MEMIT(TargetEditor):
     name = "MEMIT"
     modes = frozenset({"Batch-Single", "Batch-Sequential"})
     hparams = MEMITSettings
+    strict = False
     edit_batch = True
     hp: MEMITSettings
 

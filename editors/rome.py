@@ -6,8 +6,10 @@ of W, v* the value that makes the model say the target, u = C^-1 kbar / |C^-1 kb
 
     W' = W + (v* - o) / (k . u)  u^T          so that (W' k) = v*
 
-u comes from kbar and the denominator from k of the bare prompt; where they disagree the update explodes. That is the
-method as published; `key: mean` takes kbar for both (r-ROME). The denominator is in the result file.
+u comes from kbar, k and o from the bare prompt; where the two keys disagree the update explodes. That is the method as
+published. Gupta et al., *Rebuilding ROME* (2024), take one key for all: with `key: mean` (r-ROME) k is kbar and o its
+mean over the templates too, so that (W' kbar) = v*; with `key: bare` (p-ROME) u comes from the bare prompt as well. The
+denominator is in the result file.
 
 Differs from the released code: one edit's keys, its unedited output and the constants of its optimisation come from a
 single forward pass; the subject is its last occurrence in the prompt; C is solved with, not inverted.
@@ -37,7 +39,7 @@ class ROMESettings(TargetSettings):
     """Settings of ROME: those it shares with MEMIT and its own."""
 
     context_template_length_params: tuple[tuple[int, int], ...] = ((5, 10), (10, 10))
-    key: Literal["prompt", "mean"] = "prompt"
+    key: Literal["prompt", "mean", "bare"] = "prompt"
 
 
 class ROME(TargetEditor):
@@ -46,6 +48,7 @@ class ROME(TargetEditor):
     name = "ROME"
     modes = frozenset({"Instance-Sequential"})
     hparams = ROMESettings
+    strict = True  # u is C^-1 k: nothing is added to C
     hp: ROMESettings
 
     def deltas(self, edits: Sequence[Edit]) -> tuple[Deltas, Notes]:
@@ -67,13 +70,12 @@ class ROME(TargetEditor):
         batch = Batch(lm, [prompts_of(lm, edit, self.templates)])
         points, seen = resume(lm, batch.reads.tokens, range(layer, layer + 1), batch.column, lm.mlp(layer), out)
         keys = seen[out].input[:-1, batch.column].float()  # (N, f), the KL row left out
+        along, key, o = chosen(self.hp.key, keys, seen[out].output[:-1, batch.column].float())
         h0 = seen[lm.mlp(layer)].output[:1, batch.column]  # (1, d), the bare prompt
         best = optimise(batch, points[layer], lm.mlp(layer), h0, self.hp)
-        kbar = keys.mean(0)
-        key = kbar if self.hp.key == "mean" else keys[0]
-        change = h0[0].float() + best.delta[0] - seen[out].output[0, batch.column].float()  # v* - o, (d,)
+        change = h0[0].float() + best.delta[0] - o  # v* - o, (d,)
         try:
-            update, denominator = rank_one(key, kbar, change, self.moments.get(layer))
+            update, denominator = rank_one(key, along, change, self.moments.get(layer))
         except EditRefused as error:
             raise EditRefused(f"layer {layer}: {error}") from error
         losses = best.losses[0]
@@ -86,13 +88,22 @@ class ROME(TargetEditor):
         return update, notes
 
 
-def rank_one(key: Tensor, kbar: Tensor, change: Tensor, moments: Factors | None) -> tuple[Tensor, float]:
+def chosen(rule: str, keys: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The key that u comes from (f,), k (f,) and o (d,), by the setting `key`.
+
+    `keys` (N, f) and `outputs` (N, d) are those of the down projection in each template, the bare prompt first.
+    """
+    along = keys[0] if rule == "bare" else keys.mean(0)
+    return (along, along, outputs.mean(0)) if rule == "mean" else (along, keys[0], outputs[0])
+
+
+def rank_one(key: Tensor, along: Tensor, change: Tensor, moments: Factors | None) -> tuple[Tensor, float]:
     """(v* - o) / (k . u) u^T (equation 2), (d, f), and its denominator k . u.
 
-    k and kbar are (f,), `change` is v* - o (d,); without the `moments` C, u is kbar / |kbar|. EditRefused where the
-    denominator is no more than rounding.
+    k and `along` are (f,), `change` is v* - o (d,); u is C^-1 `along`, or `along` without the `moments` C, scaled to
+    length 1. EditRefused where the denominator is no more than rounding.
     """
-    direction = kbar if moments is None else moments.solve(kbar.unsqueeze(1)).squeeze(1).to(kbar)
+    direction = along if moments is None else moments.solve(along.unsqueeze(1)).squeeze(1).to(along)
     u = direction / direction.norm()  # (f,)
     denominator = key @ u
     if not denominator.abs() >= SMALLEST * key.norm():

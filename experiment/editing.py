@@ -97,6 +97,7 @@ class Editing:
             self.memory = memory
             norms = {name: float(delta.float().norm()) for name, delta in deltas.items()}
             seconds = time.perf_counter() - start
+            notes = notes if self.updates else {**self.editor.about(), **notes}
             self.updates.append(Update(edits, norms, rounding, notes, seconds))
         self.own += probe(self.lm, batch)
         self.settle()

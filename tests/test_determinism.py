@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import tiny_settings
 import yaml
-from conftest import ROOT, project, tiny
+from conftest import EMBEDDED, ROOT, project, tiny
 from safetensors.torch import load_file
 from torch import equal
 
@@ -19,6 +19,10 @@ from core.metrics import summarize
 from core.registry import discover
 from experiment.scoring import score_model
 
+needs_embedded = pytest.mark.skipif(
+    not (EMBEDDED / "config.json").is_file(),
+    reason=f"the embedded model is not at {EMBEDDED}: python prepare.py model smollm2-135m",
+)
 TASKS = discover("tasks", "TASK")
 MOMENTS = dict(mom2_adjustment=True, mom2_dataset="self-generated", mom2_n_samples=2, stats_dir="stats")
 TARGET = {**tiny_settings.TARGET, **MOMENTS, "context_templates": None, "context_template_length_params": [[3, 5]]}
@@ -122,3 +126,29 @@ def test_neither_batches_nor_order_change_a_score(family: str) -> None:
             for metric in metrics:
                 if (name, metric) != ("OpenDomainQA", "as_released"):
                     assert found[metric].value == pytest.approx(metrics[metric].value, abs=1e-12), (name, metric)
+
+
+@needs_embedded
+def test_the_number_of_threads_does_not_change_the_templates() -> None:
+    """Those of the embedded model, drawn for three seeds; the ones its settings ship are those of seed 0."""
+    code = f"""
+import json
+from pathlib import Path
+from core.lm.model import load
+from editors._templates import context_templates
+lm = load(Path({str(EMBEDDED)!r}), "smollm2-135m", "cpu")
+shapes = {{"ROME": ((5, 10), (10, 10)), "MEMIT": ((10, 5),)}}
+print(json.dumps({{name: [context_templates(lm, shape, seed) for seed in range(3)] for name, shape in shapes.items()}}))
+"""
+    found = []
+    for threads in ("1", "2"):
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": threads}
+        words = [sys.executable, "-c", code]
+        done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False, timeout=600)
+        assert done.returncode == 0, done.stderr[-3000:]
+        found.append(json.loads(done.stdout))
+    assert found[0] == found[1]
+    for name, drawn in found[0].items():
+        shipped = yaml.safe_load((ROOT / f"hparams/{name}/smollm2-135m.yaml").read_text(encoding="utf-8"))
+        assert shipped["context_templates"] == drawn[0]
+        assert len({template for templates in drawn for template in templates[1:]}) == 3 * len(drawn[0][1:])

@@ -5,7 +5,8 @@ import math
 
 import pytest
 import torch
-from conftest import GOLDEN
+import yaml
+from conftest import GOLDEN, ROOT
 from reference import rome as naive
 from safetensors.torch import load_file
 from torch import Tensor
@@ -119,3 +120,26 @@ def test_rect(found: Deltas, percent: int) -> None:
     assert share == pytest.approx(percent / 100, abs=1e-3)
     # Rounding decides at the threshold alone: the kept entries are the expected ones but for a handful.
     assert int(((kept != 0) != (expected != weight)).sum()) <= 1e-3 * kept.numel()
+
+
+REBUILT = ROOT.parent / "shared/golden"
+
+
+@pytest.mark.skipif(not REBUILT.is_dir(), reason=f"the numbers of r-ROME and p-ROME are not at {REBUILT}")
+@pytest.mark.parametrize(("case", "key"), [("r_rome-gpt2-1", "mean"), ("p_rome-gpt2-seq4", "bare")])
+def test_one_key_for_all(case: str, key: str) -> None:
+    """r-ROME and p-ROME (Rebuilding ROME), edits in sequence; tests/reference has both for everyone."""
+    folder, lm = REBUILT / case, model()
+    values = yaml.safe_load((folder / "hparams.yaml").read_text())
+    own = {name: value for name, value in values.items() if name in ROMESettings.__dataclass_fields__}
+    hp = hparams.build(ROMESettings, {**own, "stats_dir": str(folder / "stats"), "key": key}, case)
+    editor, numbers = ROME(lm, hp), json.loads((folder / "expected/numbers.json").read_text())["edits"]
+    name = numbers[0]["weight"]
+    start = lm.model.get_parameter(name).clone()
+    for edit, wanted in zip(EDIT_SET.edits(folder / "zsre.json", 0, len(numbers), 1), numbers, strict=True):
+        deltas, notes = editor.deltas([edit])
+        add_(lm.model, deltas)
+        assert notes["layer 2"]["denominator"] == pytest.approx(wanted["k_dot_u"], rel=1e-4)
+        assert float(deltas[name].norm()) == pytest.approx(wanted["dW_norm"], rel=1e-4)
+    now = lm.model.get_parameter(name)
+    assert_golden(now - start, start, load_file(folder / "expected/weights.safetensors")[name])

@@ -1,6 +1,9 @@
 """ROME: the algebra by hand, the naive twin, its settings, templates, and what its notes say."""
 
 import dataclasses
+import math
+import random
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +11,7 @@ from typing import Any
 import pytest
 import tiny_settings
 import torch
-from conftest import FAMILIES, tiny
+from conftest import FAMILIES, edit_model, tiny
 from reference import rome as naive
 from tiny_settings import corpus
 
@@ -18,9 +21,10 @@ from core.lm.model import LM
 from core.lm.tokens import in_template
 from core.lm.weights import add_
 from core.types import Deltas, Edit
-from editors import _value, rome
-from editors._moments import factorise, load
-from editors._value import context_templates, optimise
+from editors import _templates, _value, rome
+from editors._moments import factorise, factorised, load
+from editors._templates import context_templates, drawn
+from editors._value import optimise
 from editors.rome import ROME, ROMESettings, rank_one
 
 TEMPLATES = ("{}", "The first day. {}", "In this section, the text says that. {}", "Therefore it is. {}")
@@ -123,6 +127,28 @@ def test_equals_the_naive_twin_with_second_moments(lm: LM, edits: list[Edit], tm
     assert (found[name] - plain).abs().max() > 0.01 * plain.abs().max()  # the moments matter
 
 
+def test_near_singular_second_moments_are_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """16 tokens where a key has 128 features; then as many tokens as one likes, all alike. MEMIT warns of both."""
+    for text in ("the word " * 8, "\n\n".join(["the word " * 8] * 40)):
+        (tmp_path / "texts.txt").write_text(text)
+        given = dict(mom2_dataset=str(tmp_path / "texts.txt"), mom2_n_samples=text.count("\n\n") + 1)
+        hp = settings(mom2_adjustment=True, stats_dir=str(tmp_path / "stats"), **given)
+        with pytest.raises(UserError, match=r"second moments of layer 1: near-singular, .*raise mom2_n_samples"):
+            ROME(tiny("gpt2"), hp)
+        factorised(tiny("gpt2"), hp.layers, hp.corpus)
+        assert "mom2_n_samples) mend this" in caplog.text
+        caplog.clear()
+
+
+def test_nearly_equal_inputs_are_near_singular() -> None:
+    """C = 1 but for a correlation of 1 - 1e-8: positive definite, and C^-1 is noise in float32's sums."""
+    c = torch.eye(3, dtype=torch.double)
+    c[0, 1] = c[1, 0] = 1 - 1e-8
+    with pytest.raises(UserError, match="C: near-singular"):
+        factorise(c, "C", strict=True)
+    assert factorise(1e6 * torch.diag(torch.tensor([1e9, 1e-9, 1.0], dtype=torch.double)), "C", strict=True)  # scales
+
+
 def test_equals_the_naive_twin_at_two_layers(lm: LM, edits: list[Edit]) -> None:
     hp = settings(layers=(0, 2))
     found = ROME(lm, hp).deltas([edits[2]])[0]
@@ -139,12 +165,33 @@ def test_layers_are_ascending_whatever_their_order_in_the_settings(edits: list[E
     assert all(torch.equal(up[name], down[name]) for name in up)
 
 
-def test_equals_the_naive_twin_with_the_mean_key(lm: LM, edits: list[Edit]) -> None:
-    hp = settings(key="mean")
+@pytest.mark.parametrize("key", ["mean", "bare"])
+@pytest.mark.parametrize("moments", [False, True])
+def test_equals_the_naive_twin_with_another_key(
+    lm: LM, edits: list[Edit], tmp_path: Path, key: str, moments: bool
+) -> None:
+    hp = settings(key=key, mom2_adjustment=moments, **corpus(tmp_path))
     found = ROME(lm, hp).deltas([edits[0]])[0]
     assert_close(found, naive.deltas(lm, edits[0], hp, TEMPLATES))
-    ((name, prompt),) = ROME(lm, settings()).deltas([edits[0]])[0].items()
+    ((name, prompt),) = ROME(lm, dataclasses.replace(hp, key="prompt")).deltas([edits[0]])[0].items()
     assert (found[name] - prompt).abs().max() > 1e-3 * prompt.abs().max()
+
+
+def test_with_the_mean_key_the_mean_output_becomes_the_value(lm: LM, edits: list[Edit], monkeypatch: Any) -> None:
+    """r-ROME by hand: (W + delta) kbar + b = v*, as W kbar + b is the mean output over the templates."""
+    edit, calls = edits[0], spied(monkeypatch)
+    ((name, delta),) = ROME(lm, settings(key="mean")).deltas([edit])[0].items()
+    add_(lm.model, {name: delta})
+    kbar = naive.mean_key(lm, edit, TEMPLATES, 1)  # blocks below the weight: the same before and after
+    mean = lm.module(lm.mlp_out(1))(kbar.unsqueeze(0))[0]
+    assert torch.allclose(mean, calls[0].value, rtol=1e-4, atol=1e-5)
+
+
+def test_the_keys_by_hand() -> None:
+    keys, outputs = torch.tensor([[1.0, 0.0], [3.0, 4.0]]), torch.tensor([[2.0], [6.0]])
+    wanted = {"prompt": ([2, 2], [1, 0], [2]), "mean": ([2, 2], [2, 2], [4]), "bare": ([1, 0], [1, 0], [2])}
+    for rule, values in wanted.items():
+        assert tuple(t.tolist() for t in rome.chosen(rule, keys, outputs)) == values
 
 
 def test_equals_the_naive_twin_where_it_stops_early(lm: LM, edits: list[Edit], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,6 +310,46 @@ def test_templates_depend_on_the_seed_alone() -> None:
     assert context_templates(lm, shapes, 3) == drawn[3] == ROME(lm, settings(context_templates=None), 3).templates
     assert drawn[3] != drawn[4]
     assert len(set(drawn[3])) == 21  # two continuations of one start are two
+
+
+def test_a_draw_by_hand() -> None:
+    """The five likeliest, ties by token id, by their probabilities; what differs by rounding alone draws alike."""
+    logits = torch.tensor([0.0, 2.0, -9.0, 1.0, 1.0, 1.0, 1.0], dtype=torch.double)
+    counts = Counter(drawn(logits, random.Random(seed)) for seed in range(2000))
+    assert counts.keys() == {1, 3, 4, 5, 6}
+    logits[0] = 1.0
+    weights = {0: 1.0, 1: math.e, 3: 1.0, 4: 1.0, 5: 1.0}
+    for noise in (0.0, 1e-5):
+        shifted = logits + noise * torch.randn(7, generator=torch.Generator().manual_seed(0), dtype=torch.double)
+        counts = Counter(drawn(shifted, random.Random(seed)) for seed in range(2000))
+        assert counts.keys() == weights.keys()
+        for token, weight in weights.items():
+            assert counts[token] / 2000 == pytest.approx(weight / (4 + math.e), abs=0.04)
+    with pytest.raises(UserError, match="NaN"):
+        drawn(torch.full((9,), math.nan, dtype=torch.double), random.Random(0))
+
+
+def test_one_opening_depends_on_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A draw that falls otherwise changes its own opening alone."""
+    lm, shapes = tiny("gpt2"), ((5, 10),)
+    wanted, calls = context_templates(lm, shapes, 0), []
+
+    def once(logits: torch.Tensor, generator: random.Random) -> int:
+        calls.append(logits)
+        token = drawn(logits, generator)
+        return (token + 1) % len(logits) if len(calls) == 4 else token  # the first token of the fourth opening
+
+    monkeypatch.setattr(_templates, "drawn", once)
+    found = context_templates(lm, shapes, 0)
+    assert [i for i, pair in enumerate(zip(wanted, found, strict=True)) if len(set(pair)) > 1] == [4]
+
+
+def test_the_drawn_templates_are_in_the_notes_of_the_first_update(edits: list[Edit]) -> None:
+    lm = tiny("gpt2")
+    editor = ROME(lm, settings(context_templates=None), 5)
+    done, _ = edit_model(lm, editor, [edits[:1], edits[1:2]])
+    assert done[0].notes["context_templates"] == list(context_templates(tiny("gpt2"), ((5, 10), (10, 10)), 5))
+    assert "context_templates" not in done[1].notes
 
 
 def test_templates_are_drawn_from_the_five_likeliest() -> None:

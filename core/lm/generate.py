@@ -193,12 +193,10 @@ def _until(row: Row, stop: set[int]) -> Row:
 
 
 @torch.inference_mode()
-def sample(
-    lm: LM, rows: Sequence[Row], new_tokens: int, generator: torch.Generator, top_k: int | None = None
-) -> Tensor:
-    """Continuations (rows, new_tokens) drawn at temperature 1, from the `top_k` likeliest tokens if given.
+def sample(lm: LM, rows: Sequence[Row], new_tokens: int, choose: Callable[[Tensor], Tensor]) -> Tensor:
+    """Continuations (rows, new_tokens): `choose` makes the next token's ids (rows, 1) from logits (rows, vocabulary).
 
-    Drawn on the CPU, so that a seed gives the same text whatever the device (up to its rounding).
+    The logits are float32 on the model's device.
     """
     tokens = pad(lm, rows)
     ids, mask, positions, cache = tokens.ids, tokens.mask, tokens.positions, DynamicCache()
@@ -212,10 +210,7 @@ def sample(
             use_cache=True,
             logits_to_keep=1,
         ).logits[:, -1]
-        chances = logits.float().softmax(-1).cpu()  # (rows, vocabulary)
-        if top_k is not None:
-            chances = chances * (chances >= chances.topk(top_k).values[:, -1:])
-        ids = torch.multinomial(chances, 1, generator=generator).to(lm.device)
+        ids = choose(logits.float()).to(lm.device)
         mask = torch.cat([mask, torch.ones_like(ids)], 1)
         positions = positions[:, -1:] + 1
         drawn.append(ids)

@@ -148,8 +148,13 @@ def _sample_texts(lm: LM, corpus: Corpus, sums: _Sums, deepest: int) -> Iterator
     length = min(GENERATED_TOKENS, lm.context)
     for begin in range(0, corpus.n_samples, BATCH_ROWS):
         rows = min(BATCH_ROWS, corpus.n_samples - begin)
-        sample(lm, [[start]] * rows, length, generator)
+        sample(lm, [[start]] * rows, length, lambda logits: _drawn(logits, generator))
         yield rows, rows * length
+
+
+def _drawn(logits: Tensor, generator: torch.Generator) -> Tensor:
+    """Tokens (rows, 1) at temperature 1. Drawn on the CPU: the same whatever the device (up to its rounding)."""
+    return torch.multinomial(logits.softmax(-1).cpu(), 1, generator=generator)
 
 
 def _read_texts(lm: LM, corpus: Corpus, sums: _Sums, deepest: int) -> Iterator[tuple[int, int]]:

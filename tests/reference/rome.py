@@ -34,8 +34,8 @@ def deltas(lm: LM, edit: Edit, hp: Any, templates: Sequence[str]) -> Deltas:
 
 
 def direction(lm: LM, edit: Edit, hp: Any, templates: Sequence[str], layer: int) -> Tensor:
-    """u = C^-1 kbar / |C^-1 kbar|, (f,)."""
-    u = mean_key(lm, edit, templates, layer)
+    """u = C^-1 kbar / |C^-1 kbar|, (f,); p-ROME: of the bare prompt's key."""
+    u = mean_key(lm, edit, templates[:1] if hp.key == "bare" else templates, layer)
     if hp.mom2_adjustment:
         u = (torch.linalg.inv(load(lm, hp.layers, hp.corpus)[layer]) @ u.double()).float()
     return u / u.norm()
@@ -50,14 +50,19 @@ def mean_key(lm: LM, edit: Edit, templates: Sequence[str], layer: int) -> Tensor
 
 
 def change(lm: LM, edit: Edit, hp: Any, templates: Sequence[str], layer: int, u: Tensor) -> Tensor:
-    """v = (v* - o*) / (k* . u), (d,); k* and o* are input and output of the down projection in the bare prompt."""
+    """v = (v* - o*) / (k* . u), (d,); k* and o* are input and output of the down projection in the bare prompt.
+
+    r-ROME: their means over the templates, each of which is run alone.
+    """
     value = wanted_output(lm, edit, hp, templates, layer)
-    row, at = in_template(lm, "{}", edit)
-    with torch.no_grad(), trace(lm.model, lm.mlp_out(layer)) as seen:
-        logits_of(lm, [row])
-    key, output = (t[0, at] for t in (seen[lm.mlp_out(layer)].input, seen[lm.mlp_out(layer)].output))
-    if hp.key == "mean":
-        key = mean_key(lm, edit, templates, layer)
+    keys, outputs = [], []
+    for template in templates if hp.key == "mean" else ["{}"]:
+        row, at = in_template(lm, template, edit)
+        with torch.no_grad(), trace(lm.model, lm.mlp_out(layer)) as seen:
+            logits_of(lm, [row])
+        keys.append(seen[lm.mlp_out(layer)].input[0, at])
+        outputs.append(seen[lm.mlp_out(layer)].output[0, at])
+    key, output = torch.stack(keys).mean(0), torch.stack(outputs).mean(0)
     return (value - output) / (key @ u)
 
 
