@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Literal
 
 from core.folders import RESULTS
-
 from experiment.plan import EditRequest, Experiment, Placement
 
 

@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edit_sets.zsre import EDIT_SET
 from tqdm import tqdm
 
 from core import hparams
 from core.errors import Interrupted, UserError
 from core.script import KEPT, Parser, positive
+from edit_sets.zsre import EDIT_SET
 from experiment.arguments import command
 from experiment.grid import Sweep, cells, within
 from experiment.plan import Experiment
