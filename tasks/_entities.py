@@ -5,8 +5,8 @@ spells it, case and all but blanks: "St. Louis" matches however it was tokenised
 encloses is tried first, then the piece as it is ("Union ( K )"), then without any around it. Only where all of that
 finds nothing it is split at the word "and": "Order and Law Party" is one entity (10 of testa hold an "and"), and so is
 "Ada and Bo" if the sentence has these words, too (81 pairs of neighbours of one type there). Full stops at its end
-belong to a piece only if it is not found without them ("Rome." is Rome, "U.S." is U.S.) or a blank is before them. Where
-claims overlap, the longer one stays, then PER before LOC before ORG before MISC, then the first.
+belong to a piece only if it is not found without them ("Rome." is Rome, "U.S." is U.S.) or a blank is before them.
+Where claims overlap, the longer one stays, then PER before LOC before ORG before MISC, then the first.
 """
 
 import re
