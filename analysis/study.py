@@ -143,7 +143,8 @@ def studies(runs: Sequence[Run]) -> list[Study]:
 def metric_of(run: Run, wanted: str) -> str | None:
     """The name of the metric in this run's result: `wanted` is HEADLINE, CHOICE or RELEASED; None if it has none.
 
-    The released scorer of ClosedDomainQA differs before and after edits, and three tasks have none of their own.
+    The released scorers of ClosedDomainQA and dialogue differ before and after edits. A task of yours has none, and
+    results of older versions lack some.
     """
     if wanted == HEADLINE:
         return run.result.headline

@@ -12,6 +12,7 @@ resampled alike, so their metrics can be compared pair by pair.
 import math
 import re
 import string
+import unicodedata
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
@@ -32,7 +33,7 @@ _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _CURRENCY = re.compile(r"(?<![0-9])[$€£¥₹] ?(?=[-\u2212.0-9])")
 # A dash is a sign unless something it could be subtracted from stands before it: "12-5" is 12 and 5.
 _NUMBER = re.compile(
-    r"(?:(?<![\w)])[-\u2212])?(?:(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|(?<![0-9])\.[0-9]+)"
+    r"(?:(?<![\w)])[-\u2212])?(?:(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|(?<!\w)\.[0-9]+)"
 )
 
 
@@ -46,14 +47,26 @@ def first_line(text: str) -> str:
     return text.partition("\n")[0].strip()
 
 
+def between(text: str, mark: str) -> str:
+    """What stands between the first and the second `mark`; to the end if there is one, "" if there is none."""
+    return "".join(text.split(mark)[1:2])
+
+
 def numbers(text: str) -> list[float]:
     """All numbers of the text in order; thousands commas and currency signs are dropped: "$1,200." is 1200.
 
-    One too large for a float (above 1.8e308) is left out.
+    A hyphen or minus sign makes a number negative if it stands right before it (or its currency sign) and right behind
+    no word, number or closing bracket: " -5" and "16 -5" have -5, "x-5" and "12-5" have 5, and so has "- 5", a list.
+    A full stop behind a letter begins no fraction: "No.5" is 5. One too large for a float (above 1.8e308) is left out.
     """
     written = _NUMBER.findall(_CURRENCY.sub("", text))
     values = (float(number.replace(",", "").replace("\u2212", "-")) for number in written)
     return [value for value in values if math.isfinite(value)]
+
+
+def plain_number(text: str) -> bool:
+    """Whether the whole text is one number as `numbers` reads it: no fraction, power, time, unit or other grouping."""
+    return _NUMBER.fullmatch(_CURRENCY.sub("", text)) is not None
 
 
 def first_number(text: str) -> float | None:
@@ -62,17 +75,37 @@ def first_number(text: str) -> float | None:
 
 
 def rouge(reference: str, text: str) -> dict[str, float]:
-    """ROUGE-1, -2 and -L F1 in [0, 1] by rouge-score, without stemming (its default and that of ROUGE-1.5.5)."""
-    scores = _rouge_scorer().score(reference, text)
+    """ROUGE-1, -2 and -L F1 in [0, 1] by rouge-score, without stemming (its default and that of ROUGE-1.5.5).
+
+    Its words are of the letters a to z and of digits. Where most letters of the reference are not Latin ones, words are
+    those of `Words` in both texts.
+    """
+    letters = [unicodedata.name(char, "").startswith("LATIN") for char in reference if char.isalpha()]
+    scores = _rouge_scorer(latin=2 * sum(letters) >= len(letters)).score(reference, text)
     return {kind: float(scores[kind].fmeasure) for kind in ROUGE_TYPES}
 
 
-@lru_cache(maxsize=1)
-def _rouge_scorer() -> Any:
+class Words:
+    """Runs of letters, marks and digits, whatever the script; characters of one written without blanks are words."""
+
+    alone = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
+
+    def tokenize(self, text: str) -> list[str]:
+        """Lower-case words in their order, composed and decomposed characters alike."""
+        return "".join(map(self._spaced, unicodedata.normalize("NFC", text.lower()))).split()
+
+    def _spaced(self, char: str) -> str:
+        if unicodedata.category(char)[0] not in "LMN":
+            return " "
+        return f" {char} " if unicodedata.name(char, "").startswith(self.alone) else char
+
+
+@lru_cache(maxsize=2)
+def _rouge_scorer(latin: bool) -> Any:
     # 2 s to import: only when a summary is scored.
     from rouge_score.rouge_scorer import RougeScorer  # type: ignore[import-untyped]
 
-    return RougeScorer(list(ROUGE_TYPES), use_stemmer=False)
+    return RougeScorer(list(ROUGE_TYPES), use_stemmer=False, tokenizer=None if latin else Words())
 
 
 def records(scored: Scored) -> tuple[str, ...]:

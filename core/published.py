@@ -1,10 +1,12 @@
 """The authors' published scores, to be read beside ours: docs/published.yaml, read off their figures.
 
-No seeds and no intervals were published. Two of the figures disagree for ROME without a regulariser on gpt2-xl; then
-both are given, the one about sequences of edits first.
+No seeds and no intervals were published, nor which facts were edited. Two of the figures disagree for ROME without a
+regulariser on gpt2-xl; then both are given, the one about sequences of edits first. Points of more edits than their
+file has facts repeat facts; they are left out.
 """
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
@@ -42,6 +44,22 @@ def curves(model: str, edit: Mapping[str, Any], task: str) -> list[Curve]:
 
     Of `edit` mode, method, batch_size and regularizer count. Raises UserError as `figures` does.
     """
+    with _table() as table:
+        facts = table.get("facts", math.inf)
+        return [
+            # The horizontal axis counts updates of batch_size edits, or edits.
+            tuple(
+                (edits, float(y))
+                for x, y in zip(curve["at"], curve["scores"][task], strict=True)
+                if (edits := x * (curve["batch_size"] or 1)) <= facts
+            )
+            for curve in _alike(table, model, edit)
+            if curve["scores"].get(task)
+        ]
+
+
+def _alike(table: Any, model: str, edit: Mapping[str, Any]) -> list[Any]:
+    """The table's curves for these edits."""
     rule = edit["regularizer"]
     wanted = {
         "model": model,
@@ -50,13 +68,7 @@ def curves(model: str, edit: Mapping[str, Any], task: str) -> list[Curve]:
         "regularizer": "none" if rule is None else f"{rule['name']}{100 * rule.get('keep', 1):g}",
         "batch_size": edit["batch_size"],
     }
-    with _table() as table:
-        return [
-            # The horizontal axis counts updates of batch_size edits, or edits.
-            tuple((x * (curve["batch_size"] or 1), float(y)) for x, y in zip(curve["at"], scores, strict=True))
-            for curve in table["curves"]
-            if {key: curve[key] for key in wanted} == wanted and (scores := curve["scores"].get(task))
-        ]
+    return [curve for curve in table["curves"] if {key: curve[key] for key in wanted} == wanted]
 
 
 @contextmanager
@@ -76,18 +88,42 @@ def _parsed(text: str) -> Any:
     return yaml.safe_load(text)  # half a second
 
 
-def beside(settings: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What a result made with these settings is to be read beside, for its file; None if nothing was published."""
+def inferred(model: str, edit: Mapping[str, Any] | None) -> list[str]:
+    """What the figures do not say about the curves for these edits, and was inferred: "method", "x" (its axis)."""
+    with _table() as table:
+        curves = _alike(table, model, edit) if edit else []
+        return sorted({name for curve in curves for name in curve.get("inferred", ())})
+
+
+def beside(settings: Mapping[str, Any], metrics: Collection[str]) -> dict[str, Any] | None:
+    """What a result made with these settings is to be read beside, for its file; None if nothing was published.
+
+    `measure`: the one of the result's metrics that is scored as the published figure was, by the script of before or
+    after an edit where the two differ; None if there is none.
+    """
     edit = settings["edit"]
     scores = figures(settings["model"]["name"], edit, settings["task"])
     if not scores:
         return None
-    whole = settings["limit"] is None and settings["data"]["kind"] == "official"
-    return {"as_released": scores, "read_to": BAR if edit is None else LINE, "same_data": whole}
+    names = ("as_released", f"as_released_{'before' if edit is None else 'after'}_edit")
+    found = {
+        "as_released": scores,
+        "read_to": BAR if edit is None else LINE,
+        "same_data": settings["limit"] is None and settings["data"]["kind"] == "official",
+        "measure": next((name for name in names if name in metrics), None),
+    }
+    guesses = inferred(settings["model"]["name"], edit)
+    return found | {"inferred": guesses} if guesses else found
 
 
 def line(published: Mapping[str, Any]) -> str:
-    """`beside` in words; it says what it was measured on where ours was, or may have been, something else."""
+    """`beside` in words; it says where ours was, or may have been, scored or measured otherwise."""
     scores = " or ".join(f"{score:.3f}" for score in published["as_released"])
-    data = "" if published["same_data"] else ", on the whole official set"
-    return f"published (as_released): {scores} (read off a figure to ±{published['read_to']:g}{data})"
+    words = {"method": "its method", "x": "what its axis counts"}
+    notes = [
+        f"read off a figure to ±{published['read_to']:g}",
+        *([] if published["same_data"] else ["on the whole official set"]),
+        *([] if published.get("measure", "") is not None else ["by the released scorer, which this result lacks"]),
+        *[f"{words.get(name, name)} is inferred" for name in published.get("inferred", ())],
+    ]
+    return f"published ({published.get('measure') or 'as_released'}): {scores} ({', '.join(notes)})"

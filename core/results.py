@@ -197,7 +197,13 @@ def read_samples(file: Path) -> Scored:
         return [
             (
                 Sample(str(line["id"]), line["prompt"], line["reference"]),
-                Completion(line["completion"], line["choice"], line["truncated"]),
+                Completion(
+                    line["completion"],
+                    line["choice"],
+                    line["truncated"],
+                    ended=line.get("ended"),
+                    full=line.get("full"),
+                ),
                 Score(line["score"], line["answer"], _object(line["parts"])),
             )
             for line in lines
@@ -249,6 +255,7 @@ def write(path: Path, result: Result, scored: Sequence[tuple[Sample, Completion,
     """
     lines = (
         {"id": s.id, "prompt": s.prompt, "completion": c.text, "choice": c.choice, "truncated": c.truncated}
+        | {"ended": c.ended, "full": c.full}
         | {"answer": score.answer, "reference": s.reference, "score": score.value, "parts": dict(score.parts)}
         for s, c, score in scored
     )

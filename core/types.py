@@ -70,12 +70,21 @@ class Completion:
 
     `choice` is the likeliest of the task's label words (None if it has none); `truncated` says that the prompt lost
     tokens on its left to fit the model's context; `finite` is False where the model's logits were NaN or infinite.
+    `ended` says whether an end token came, and `full` is the text with special tokens kept, that of the end included,
+    where it is another one. Completions of older results have neither.
     """
 
     text: str
     choice: str | None = None
     truncated: bool = False
     finite: bool = True
+    ended: bool | None = None
+    full: str | None = None
+
+    @property
+    def seen(self) -> str:
+        """The new text as the released code decodes it: with special tokens."""
+        return self.text if self.full is None else self.full
 
 
 @dataclass(frozen=True, slots=True)

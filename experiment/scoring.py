@@ -43,7 +43,7 @@ def result_of(
         completions=len(scored),
         truncated=sum(completion.truncated for _, completion, _ in scored),
         degenerate=degenerate(scored),
-        published=published.beside(settings),
+        published=published.beside(settings, metrics),
         settings=settings,
         environment=environment,
         seconds=seconds,

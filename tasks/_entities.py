@@ -1,14 +1,16 @@
 """From text to entities and back, for NER.
 
-Reading a completion: its first line is split at commas, semicolons and the word "and" (in testa 81 pairs of neighbours
-of one type are joined by "and", 10 entities hold one). A piece, without quotes and brackets around it, claims every
-span of whole tokens that spells it, case and all but blanks: "St. Louis" matches however it was tokenised. Full stops
-at its end belong to it only if it is not found without them ("Rome." is Rome, "U.S." is U.S.). Where claims overlap,
-the longer one stays, then PER before LOC before ORG before MISC, then the first.
+Reading a completion: its first line is split at commas and semicolons. A piece claims every span of whole tokens that
+spells it, case and all but blanks: "St. Louis" matches however it was tokenised. What one pair of quotes or brackets
+encloses is tried first, then the piece as it is ("Union ( K )"), then without any around it. Only where all of that
+finds nothing it is split at the word "and": "Order and Law Party" is one entity (10 of testa hold an "and"), and so is
+"Ada and Bo" if the sentence has these words, too (81 pairs of neighbours of one type there). Full stops at its end
+belong to a piece only if it is not found without them ("Rome." is Rome, "U.S." is U.S.) or a blank is before them.
+Where claims overlap, the longer one stays, then PER before LOC before ORG before MISC, then the first.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from core.metrics import first_line
 
@@ -17,8 +19,12 @@ KINDS = ("PER", "LOC", "ORG", "MISC")
 Span = tuple[str, int, int]
 """Type, first token, last token: as in seqeval."""
 
-_SEPARATOR = re.compile(r"[,;]|\band\b", re.IGNORECASE)
-_AROUND = " \t\r\"'`“”\u2018\u2019()[]{}<>*•:-"
+_SEPARATOR = re.compile(r"[,;]")
+_AND = re.compile(r"\band\b", re.IGNORECASE)
+_BULLETS = " \t\r*•:-"
+_PARTNER = dict(zip("\"'`“”\u2018\u2019()[]{}<>", "\"'`”“\u2019\u2018)(][}{><", strict=True))
+"""Of a quotation mark or a bracket."""
+_AROUND = _BULLETS + "".join(_PARTNER)
 
 
 def sentence(tokens: Sequence[str]) -> str:
@@ -28,12 +34,11 @@ def sentence(tokens: Sequence[str]) -> str:
 
 def claims(text: str, kind: str, tokens: Sequence[str]) -> set[Span]:
     """The spans of the sentence that a completion names."""
-    pieces = [piece.strip(_AROUND).rstrip(".") for piece in _SEPARATOR.split(first_line(text))]
     return {
         (kind, first, last)
-        for piece in pieces
-        if piece.strip()
-        for first, last in _spelled(piece, tokens) or _spelled(f"{piece}.", tokens)
+        for piece in _SEPARATOR.split(first_line(text))
+        for part in ([piece] if _named(piece, tokens) else _AND.split(piece))
+        for first, last in _named(part, tokens)
     }
 
 
@@ -64,12 +69,32 @@ def released_spans(kind: str, tokens: Sequence[str], tags: Sequence[str]) -> lis
 def released_counts(kind: str, spans: Sequence[str], text: str) -> tuple[int, int]:
     """(found, out of) of one prompt. Without gold spans an empty completion is found; any other counts for MISC only.
 
-    The completion ends where it repeats "Entity:", the word the released code cuts the prompt off at.
+    `text`: the completion with special tokens, up to where it repeats "Entity:". The end token alone is not empty.
     """
-    text = text.partition("Entity:")[0]
     if spans:
         return sum(span in text for span in spans), len(spans)
     return int(not text), int(not text or kind == "MISC")
+
+
+def _named(piece: str, tokens: Sequence[str]) -> list[tuple[int, int]]:
+    """First and last token of what a piece names: of its readings the first that is in the sentence."""
+    for reading in _readings(piece.strip(_BULLETS)):
+        text = reading.strip()
+        bare = text.rstrip(".").strip()
+        for spelling in (text if text.endswith(" .") else bare, bare, f"{bare}."):
+            if bare and (spans := _spelled(spelling, tokens)):
+                return spans
+    return []
+
+
+def _readings(piece: str) -> Iterator[str]:
+    """What one pair encloses; the piece, unless it begins or ends with half a pair; the piece without any around it."""
+    first, inner, last = piece[:1], piece[1:-1], piece[-1:]
+    if _PARTNER.get(first) == last and not {first, last} & {*inner}:
+        yield inner
+    if all(_PARTNER.get(edge, "") in rest for edge, rest in ((first, piece[1:]), (last, piece[:-1]))):
+        yield piece
+    yield piece.strip(_AROUND)
 
 
 def _spelled(piece: str, tokens: Sequence[str]) -> list[tuple[int, int]]:

@@ -35,14 +35,17 @@ class LabelTask(ABC):
     @abstractmethod
     def samples(self, data: Path) -> Iterator[Sample]: ...
 
-    def released(self, text: str, gold: str) -> Mapping[str, float]:
-        """Correctness by the released scorer, for tasks that have one: name of the metric -> 0.0 or 1.0."""
+    def released(self, sample: Sample, seen: str) -> Mapping[str, float]:
+        """Correctness by the released scorers, for tasks that have any: name of the metric -> 0.0 or 1.0.
+
+        `seen`: the completion as they decode it, `Completion.seen`.
+        """
         return {}
 
     def score(self, sample: Sample, completion: Completion) -> Score:
         gold = sample.reference
         answer = read_label(completion.text, self.choices, self.match_case)
-        parts = {"choice_accuracy": float(completion.choice == gold), **self.released(completion.text, gold)}
+        parts = {"choice_accuracy": float(completion.choice == gold), **self.released(sample, completion.seen)}
         return Score(None if answer is None else float(answer == gold), answer or "", parts)
 
     def ratios(self, scored: Scored) -> dict[str, Ratio]:

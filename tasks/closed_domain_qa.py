@@ -4,14 +4,16 @@ Source: Clark et al. 2019 (BoolQ).
 
 Differs from the released code: one rule reads the answer before and after an edit, the completion's first word. The
 released scripts use two, both kept here: before an edit the lower-cased completion has to equal " yes" or " no"
-(as_released_before_edit); after one it has to contain "yes", looked for first, or "no" (as_released_after_edit).
-Both are correct answers / all questions, which the released code prints as `total_accuracy`.
+(as_released_before_edit); after one it has to contain the right word, whatever else it contains, so that " yes or no"
+is right for both (as_released_after_edit). Both are correct answers / all questions, which the released code prints as
+`total_accuracy`, and both read what stands between the first and the second "answer:" of prompt and completion.
 """
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from core import readers as files
+from core.metrics import between
 from core.types import Sample
 from tasks._label import LabelTask
 
@@ -32,12 +34,11 @@ class ClosedDomainQA(LabelTask):
             )
             yield Sample(str(index), prompt, "yes" if files.field(record, "answer", bool, where) else "no")
 
-    def released(self, text: str, gold: str) -> Mapping[str, float]:
-        text = text.lower()
-        contained = next((choice for choice in self.choices if choice in text), None)
+    def released(self, sample: Sample, seen: str) -> Mapping[str, float]:
+        text = between(sample.prompt + seen, "answer:").lower()
         return {
-            "as_released_before_edit": float(text == f" {gold}"),
-            "as_released_after_edit": float(contained == gold),
+            "as_released_before_edit": float(text == f" {sample.reference}"),
+            "as_released_after_edit": float(sample.reference in text),
         }
 
 

@@ -3,7 +3,9 @@
 Source: Cui et al. 2020 (MuTual). "Chioces" is the released prompt's spelling.
 
 Differs from the released code: the files are parsed as literals, never `eval`ed; the answer is the completion's first
-word, a capital letter with or without brackets. as_released: the right letter occurs anywhere in the completion.
+word, a capital letter with or without brackets. The released scripts use two rules, both kept here: before an edit the
+right letter has to occur anywhere in the completion (as_released_before_edit); after one the same, but a completion
+with "Chi" counts as unanswered (as_released_after_edit): " Chi" is how GPT-2 begins the prompt's "Chioces".
 """
 
 from collections.abc import Iterator, Mapping
@@ -31,8 +33,12 @@ class Dialogue(LabelTask):
             )
             yield Sample(path.stem, prompt, files.label(files.field(record, "answers", str, where), letters, where))
 
-    def released(self, text: str, gold: str) -> Mapping[str, float]:
-        return {"as_released": float(gold in text)}
+    def released(self, sample: Sample, seen: str) -> Mapping[str, float]:
+        text = (sample.prompt + seen).split("the answer is")[-1]
+        return {
+            "as_released_before_edit": float(sample.reference in text),
+            "as_released_after_edit": float(sample.reference in text and "Chi" not in text),
+        }
 
 
 TASK = Dialogue()

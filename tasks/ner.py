@@ -7,8 +7,9 @@ named). The metrics are over sentences. `f1_answered` leaves out the types of a 
 line; `trivial` is an answer that names nothing: 0.
 
 Differs from the released code: -DOCSTART- lines are no sentences; a sentence keeps the "." or "," it starts with; what
-was named is scored as spans. as_released: see `released_spans` and `released_counts`, the mean of the four types;
-completions come without special tokens, so that one of nothing but "<|endoftext|>" is empty here.
+was named is scored as spans. as_released: see `released_spans` and `released_counts`, the mean of the four types. It
+leaves out the 216 -DOCSTART- lines of testa, which the released code asks about too: a completion to one adds 1 to what
+MISC is out of, so that the released score is lower, by at most 0.004 on testa.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core import readers as files
-from core.metrics import first_line
+from core.metrics import between, first_line
 from core.types import Completion, Ratio, Sample, Score, Scored
 from tasks._entities import KINDS, Span, claims, iob2, released_counts, released_spans, sentence
 
@@ -50,7 +51,8 @@ class NER:
         gold = {span for span in _spans(tags) if span[0] == kind}
         named = claims(completion.text, kind, tokens)
         value = 2 * len(gold & named) / (len(gold) + len(named)) if gold or named else 1.0
-        found, of = released_counts(kind, released_spans(kind, tokens, tags), completion.text)
+        text = between(sample.prompt + completion.seen, "Entity:")
+        found, of = released_counts(kind, released_spans(kind, tokens, tags), text)
         answer = first_line(completion.text)
         return Score(value if answer else None, answer, {"released_found": found, "released_of": of})
 

@@ -3,12 +3,13 @@
 Source: Wang et al. 2019 (GLUE). The released file is the train split without one row. Labels: entailment -> True,
 not_entailment -> False.
 
-Differs from the released code: the file is read as unquoted TSV, so that a quotation mark opens nothing; the answer is
-the completion's first word, where the released code looks for "true" and "false" anywhere in the one-token completion
-and counts a completion with both twice.
+Differs from the released code: the file is read as unquoted TSV, so that a quotation mark opens nothing (69 prompts of
+the official file are others there); the answer is the completion's first word. as_released: the lower-cased completion
+contains the right word ("untrue" is true), correct answers / all pairs. A completion with both words, which no single
+token spells, is counted twice there, once right and once wrong, and once here.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from core import readers as files
@@ -27,6 +28,10 @@ class NLI(LabelTask):
         for where, row in files.tsv(data, ("index", "sentence1", "sentence2", "label")):
             prompt = f"{row['sentence1']} entails the {row['sentence2']}. True or False? answer:"
             yield Sample(files.sample_id(row["index"], seen, where), prompt, files.label(row["label"], labels, where))
+
+    def released(self, sample: Sample, seen: str) -> Mapping[str, float]:
+        text = (sample.prompt + seen).split("answer:")[-1]
+        return {"as_released": float(sample.reference.lower() in text.lower())}
 
 
 TASK = NLI()

@@ -1,12 +1,14 @@
 """OpenDomainQA: a short answer to a question, given one (model-written) passage (NQ-open test).
 
 Source: Kwiatkowski et al. 2019, Lee et al. 2019 (NQ-open). `exact_match`: a span of words of the normalised completion
-equals a normalised reference. `strict_exact_match`: the whole first line does. `trivial`: the reference that answers
-most of these questions, given to all of them.
+equals a normalised reference; where a reference normalises to nothing (")"), so has the completion. A blank one is no
+answer. `strict_exact_match`: the whole first line equals one. `trivial`: the reference that answers most of these
+questions, given to all of them.
 
 Differs from the released code: the completion alone is scanned and a question counts once. as_released scans prompt
-and completion (an answer in the passage counts), may count one question several times, and has a flag that stays set
-from the first answer of several words on; see `released_hits`.
+and completion with its special tokens (an answer in the passage counts, "Lyon<|endoftext|>" ends in "lyonendoftext"),
+may count one question several times, and has a flag that stays set from the first answer of several words on; see
+`released_hits`. The padding, which there is part of the prompt's first word, "Refer", is left out.
 """
 
 from collections import Counter
@@ -61,11 +63,12 @@ class OpenDomainQA:
             yield Sample(str(index), prompt, files.strings(record, "answer", where))
 
     def score(self, sample: Sample, completion: Completion) -> Score:
-        references = {normalise(reference) for reference in sample.reference} - {""}
-        answer = normalise(completion.text)
-        strict = float(normalise(first_line(completion.text)) in references)
-        value = float(contains(answer, references)) if answer else None
-        return Score(value, answer, {"strict_exact_match": strict})
+        references = {normalise(reference) for reference in sample.reference}
+        line, answer = first_line(completion.text), normalise(completion.text)
+        nothing = not answer and bool(completion.text.strip()) and "" in references
+        value = 1.0 if nothing else float(contains(answer, references)) if answer else None
+        strict = float(bool(line) and normalise(line) in references)
+        return Score(value, completion.text.strip() if nothing else answer, {"strict_exact_match": strict})
 
     def ratios(self, scored: Scored) -> dict[str, Ratio]:
         references = [{normalise(reference) for reference in sample.reference} for sample, _, _ in scored]
@@ -73,7 +76,7 @@ class OpenDomainQA:
         constant = min(counts, key=lambda reference: (-counts[reference], reference), default="")
         hits, flag = [], False
         for (sample, completion, _), group in zip(scored, references, strict=True):
-            text = normalise((sample.prompt + completion.text).rpartition("Answer:")[2])
+            text = normalise((sample.prompt + completion.seen).rpartition("Answer:")[2])
             count, flag = released_hits(text, group, flag)
             hits.append(count)
         return {

@@ -3,8 +3,9 @@
 Source: Cobbe et al. 2021 (GSM8K). Because the prompt holds the solution ("hint"), copying its last number scores high:
 that is `trivial`.
 
-Differs from the released code: the first number of the completion has to equal the reference number. as_released: the
-reference, as written, is a substring of the completion, so that 18 is found in 180 and 2,125 is not found in 2125.
+Differs from the released code: the first number of the completion has to equal the reference number, which has to be a
+plain one. as_released: the reference, as written, is a substring of the completion, so that 18 is found in 180 and
+2,125 is not found in 2125.
 """
 
 from collections.abc import Iterator
@@ -12,10 +13,12 @@ from pathlib import Path
 
 from core import readers as files
 from core.errors import UserError
-from core.metrics import first_number, headline, mean, numbers, part
+from core.messages import short
+from core.metrics import between, first_number, headline, mean, numbers, part, plain_number
 from core.types import Completion, Ratio, Sample, Score, Scored
 
 MARK = "#### "
+CUE = "Therefore, the answer (arabic numerals) is:"
 
 
 class Reasoning:
@@ -29,15 +32,16 @@ class Reasoning:
         for index, (where, record) in enumerate(files.jsonl(data)):
             question = files.field(record, "question", str, where)
             hint, mark, answer = files.field(record, "answer", str, where).partition(MARK)
-            if not mark or first_number(answer) is None:
-                raise UserError(f"{where}: expected {MARK!r} and a number at the end of 'answer'")
-            prompt = f"Q: {question} A:Let's think step by step. {hint} Therefore, the answer (arabic numerals) is:"
+            if not mark or not plain_number(answer.strip().rstrip(".")):
+                wanted = f"{MARK!r} and a plain number (18, -0.5, 1,200, $5)"
+                raise UserError(f"{where}: expected {wanted} at the end of 'answer', got {short(answer or hint)}")
+            prompt = f"Q: {question} A:Let's think step by step. {hint} {CUE}"
             last = next(reversed(numbers(hint)), None)
-            yield Sample(str(index), prompt, {"answer": answer.strip(), "last_of_hint": last})
+            yield Sample(str(index), prompt, {"answer": answer, "last_of_hint": last})
 
     def score(self, sample: Sample, completion: Completion) -> Score:
         answer = sample.reference["answer"]
-        parts = {"as_released": float(answer in completion.text)}
+        parts = {"as_released": float(answer in between(sample.prompt + completion.seen, CUE))}
         number = first_number(completion.text)
         if number is None:
             return Score(None, "", parts)

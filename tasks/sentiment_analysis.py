@@ -3,10 +3,11 @@
 Source: Socher et al. 2013, by way of GLUE. Labels: 1 -> positive, 0 -> negative. The sentences keep the blank that
 many of them end with, so that a prompt may have two blanks before "answer:", as in the released code.
 
-Differs from the released code: unquoted TSV; the answer is the completion's first word.
+Differs from the released code: unquoted TSV; the answer is the completion's first word. as_released: the lower-cased
+completion contains the right word ("unpositive" is positive), correct answers / all snippets.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from core import readers as files
@@ -27,6 +28,10 @@ class SentimentAnalysis(LabelTask):
                 f"The answer should be exact 'positive' or 'negative'. text: {row['sentence']} answer:"
             )
             yield Sample(str(index), prompt, files.label(row["label"], labels, where))
+
+    def released(self, sample: Sample, seen: str) -> Mapping[str, float]:
+        text = (sample.prompt + seen).split("answer:")[-1]
+        return {"as_released": float(sample.reference in text.lower())}
 
 
 TASK = SentimentAnalysis()

@@ -4,8 +4,8 @@ Source: Gliwa et al. 2019 (SAMSum). `rouge_mean` is the mean of ROUGE-1, -2 and 
 whole completion; a blank one is no answer. `trivial`: one reference summary given for every chat, the one that shares
 most words with the others (see `typical`). Line breaks inside a chat are kept as they are, "\\r\\n" in the data.
 
-Differs from the released code: that uses the package `rouge` and drops the last 13 characters of every decoded text,
-"<|endoftext|>" or not.
+Differs from the released code: that uses the package `rouge`, another ROUGE, and drops the last 13 characters of every
+decoded text, "<|endoftext|>" or not. as_released does the same; see tasks/_rouge.
 """
 
 import re
@@ -15,8 +15,9 @@ from functools import lru_cache
 from pathlib import Path
 
 from core import readers as files
-from core.metrics import ROUGE_TYPES, headline, mean, part, rouge
+from core.metrics import headline, mean, part, rouge
 from core.types import Completion, Ratio, Sample, Score, Scored
+from tasks._rouge import released_score
 
 
 def typical(summaries: Sequence[str]) -> str:
@@ -58,7 +59,8 @@ class Summarization:
     def score(self, sample: Sample, completion: Completion) -> Score:
         scores = rouge(sample.reference, completion.text)
         answer = completion.text.strip()
-        return Score(mean_rouge(scores) if answer else None, answer, scores)
+        released = released_score(sample.reference, completion.seen.split("DR:")[-1])
+        return Score(mean_rouge(scores) if answer else None, answer, {**scores, "as_released": released})
 
     def ratios(self, scored: Scored) -> dict[str, Ratio]:
         references = [sample.reference for sample, _, _ in scored]
@@ -66,7 +68,7 @@ class Summarization:
         return {
             **headline("rouge_mean", scored),
             "trivial": mean(scored, (constant_score(reference, constant) for reference in references)),
-            **{kind: part(scored, kind) for kind in ROUGE_TYPES},
+            **{name: part(scored, name) for name in scored[0][2].parts},
         }
 
 

@@ -81,8 +81,13 @@ def test_an_end_of_sequence_ends_a_completion() -> None:
         lm.model.generation_config.eos_token_id = ends
         cut = said[: said.index(said[3])]
         assert greedy(lm, [row, encode(lm, PROMPTS[1])], 6)[0] == cut
-        assert complete(lm, PROMPTS[:1], 6)[0].text == lm.tokenizer.decode(cut)
+        (completion,) = complete(lm, PROMPTS[:1], 6)
+        assert completion.text == lm.tokenizer.decode(cut) and completion.ended
+        assert completion.seen == lm.tokenizer.decode([*cut, said[3]])
     assert greedy(lm, [row], 6, past_end=True)[0] == said
+    lm.model.generation_config.eos_token_id = None
+    (completion,) = complete(lm, PROMPTS[:1], 6)
+    assert (completion.ended, completion.full) == (False, None)
 
 
 def test_special_tokens_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +95,9 @@ def test_special_tokens_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         generate, "_next_token", lambda lm, rows, *_: [(lm.tokenizer.eos_token_id, 0, True)] * len(rows)
     )
-    assert complete(lm, ["a"], 1) == [Completion("", None, False)]
+    (said,) = complete(lm, ["a"], 1)
+    assert said == Completion("", ended=True, full=lm.tokenizer.eos_token)
+    assert said.seen == lm.tokenizer.eos_token
 
 
 def test_nothing_to_complete() -> None:

@@ -12,7 +12,7 @@ from experiment.stopped.journal import Journal
 MADE = {
     3: Completion("a\nb\u2028", "yes", False),
     0: Completion("", None, True, False),
-    12: Completion("é", None, False),
+    12: Completion("é", None, False, ended=True, full="é</s>"),
 }
 
 
@@ -26,6 +26,12 @@ def written(file: Path, key: str = "key") -> bytes:
 def test_what_was_written_is_there_again(tmp_path: Path) -> None:
     written(tmp_path / "new/folder/j")
     assert dict(Journal(tmp_path / "new/folder/j", "key")) == MADE
+
+
+def test_lines_of_older_versions_are_read(tmp_path: Path) -> None:
+    """They do not say how a completion ended."""
+    (tmp_path / "j").write_text('"key"\n[3, " a", "yes", false, true]\n')
+    assert dict(Journal(tmp_path / "j", "key")) == {3: Completion(" a", "yes")}
 
 
 def test_another_key_starts_anew(tmp_path: Path) -> None:

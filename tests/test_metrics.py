@@ -9,7 +9,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core import metrics
-from core.metrics import first_line, first_number, headline, mean, measure, normalise, numbers, rouge, summarize, value
+from core.metrics import (
+    between,
+    first_line,
+    first_number,
+    headline,
+    mean,
+    measure,
+    normalise,
+    numbers,
+    plain_number,
+    rouge,
+    summarize,
+    value,
+)
 from core.types import Completion, Measure, Ratio, Sample, Score, Scored
 
 
@@ -52,6 +65,12 @@ def test_normalise_twice_is_once(text: str) -> None:
         (".5", [0.5]),
         ("5$6", [5, 6]),
         ("<<16-3-4=9>>9 eggs", [16, 3, 4, 9, 9]),
+        ("No.5", [5]),
+        ("Rs.18 or Rs.18.50", [18, 18.5]),
+        ("- 5", [5]),
+        ("16 -5", [16, -5]),
+        ("16 - 5", [16, 5]),
+        ("\u20135", [5]),  # an en dash
         ("none", []),
         ("", []),
     ],
@@ -77,6 +96,36 @@ def test_rouge_by_hand() -> None:
     assert scores == pytest.approx({"rouge1": 8 / 9, "rouge2": 4 / 7, "rougeL": 8 / 9})
     assert rouge("cats", "cat")["rouge1"] == 0, "no stemming"
     assert rouge("a b", "") == {"rouge1": 0, "rouge2": 0, "rougeL": 0}
+
+
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [
+        *((text, True) for text in ("18", "-0.5", "1,200", "1,200.5", "$5", "-$5", "$ 5", ".5", "\u22127")),
+        *((text, False) for text in ("3/4", "1e6", "1,20,000", "10:30", "5 %", "5k", "", " 5", "5.", "1 2", "\u0663")),
+    ],
+)
+def test_plain_number(text: str, plain: bool) -> None:
+    assert plain_number(text) is plain
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("x a: b a: c", " b "), ("x a: b", " b"), ("x b", ""), ("a:", ""), ("a:a: b", "")]
+)
+def test_between(text: str, said: str) -> None:
+    assert between(text, "a:") == said
+
+
+def test_rouge_of_other_scripts() -> None:
+    """Words whole, with their marks; characters of scripts without blanks one by one. Mostly Latin text as ever."""
+    words = metrics.Words().tokenize
+    assert words("Маша пошла, ДОМОЙ!") == ["маша", "пошла", "домой"]
+    assert words("小明 AI 回家") == ["小", "明", "ai", "回", "家"]
+    assert words("नमस्ते दुनिया") == ["नमस्ते", "दुनिया"]
+    assert words("e\u0301 \u00e9") == ["\u00e9", "\u00e9"]
+    assert rouge("Маша пошла домой", "Маша ушла домой")["rouge1"] == pytest.approx(2 / 3)
+    assert rouge("she met Маша", "she met Иван")["rouge1"] == 1, "the name is no word to rouge-score"
+    assert rouge("caf\u00e9 x", "caf x")["rouge1"] == 1
 
 
 def test_mean() -> None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from seqeval.metrics import classification_report, f1_score
@@ -25,7 +26,8 @@ def scored(
     result = []
     for kind in KINDS:
         reference = {"tokens": list(tokens), "tags": list(tags), "type": kind, "sentence": index}
-        sample, completion = Sample(f"{index}/{kind}", "", reference), Completion(said.get(kind, ""))
+        sample = Sample(f"{index}/{kind}", f"Text: {sentence(tokens)} Entity:", reference)
+        completion = Completion(said.get(kind, ""))
         result.append((sample, completion, TASK.score(sample, completion)))
     return result
 
@@ -72,7 +74,12 @@ def test_sentence() -> None:
         (' "John Smith"; [U.S.]', [(0, 0), (2, 3), (12, 13)]),
         (" - U.S.", [(0, 0)]),
         (" U.S. and New York City, St. Louis", [(0, 0), (9, 10), (17, 19)]),
-        (" Trinidad and Tobago", [(5, 5), (7, 7)]),  # the price of splitting at "and"
+        (" Trinidad and Tobago", [(5, 7)]),  # whole first
+        (" Tobago and Trinidad", [(5, 5), (7, 7)]),
+        (" U.S. and Trinidad and Tobago", [(0, 0), (5, 5), (7, 7)]),  # the price of splitting at every "and"
+        (" (U.S.)", [(0, 0)]),
+        (" John Smith (", [(2, 3), (12, 13)]),
+        (" City .", [(19, 20)]),  # behind a blank the full stop is named too
         (" Trinidad's", []),
         (" U.S.\nTobago", [(0, 0)]),
         ("\nU.S.", []),
@@ -85,6 +92,25 @@ def test_sentence() -> None:
 )
 def test_claims(text: str, spans: list[tuple[int, int]]) -> None:
     assert sorted(claims(text, "LOC", TEXT)) == [("LOC", first, last) for first, last in spans]
+
+
+@pytest.mark.parametrize(
+    ("words", "text", "span"),
+    [
+        ("Union ( K ) won", " Union ( K )", (0, 3)),
+        ("( Ann ) Lee won", " ( Ann ) Lee", (0, 3)),
+        ("Order and Law Party won", " Order and Law Party", (0, 3)),
+        ("Union ( K ) won", " (Union)", (0, 0)),
+        ("' Union ' won", ' "Union"', (1, 1)),
+        ("Lara ( West Indies )", " (West Indies)", (2, 3)),  # not its brackets
+        ("Lara ( West Indies )", " Lara (", (0, 0)),  # a completion cut off
+        ('Rocky " Bo " Marciano', ' "Rocky "Bo" Marciano"', (0, 4)),
+        ('" Bo " Marciano won', ' "Bo" Marciano', (0, 3)),
+        ("asset-St . won", " asset-St .", (0, 1)),
+    ],
+)
+def test_a_piece_is_tried_whole_first(words: str, text: str, span: tuple[int, int]) -> None:
+    assert claims(text, "ORG", words.split()) == {("ORG", *span)}
 
 
 @pytest.mark.parametrize(
@@ -246,11 +272,39 @@ def test_released_spans_of_a_sentence_of_one_token() -> None:
         ("ORG", [], " Cy", (0, 0)),
         ("MISC", [], " Cy", (0, 1)),
         ("MISC", [], "", (1, 1)),
-        ("PER", ["Ada"], " Bo Entity: Ada", (0, 1)),
+        ("PER", [], "</s>", (0, 0)),  # an end token is text
+        ("MISC", [], "<|endoftext|>", (0, 1)),
+        ("PER", ["Ada"], " Ada</s>", (1, 1)),
+        ("PER", ["endof"], "<|endoftext|>", (1, 1)),
     ],
 )
 def test_released_counts(kind: str, spans: list[str], text: str, counts: tuple[int, int]) -> None:
     assert released_counts(kind, spans, text) == counts
+
+
+@pytest.mark.parametrize(
+    ("said", "counts"),
+    [
+        (Completion(" Bo Entity: Ada"), (0, 1)),  # cut off where "Entity:" comes again
+        (Completion(" Ada", full=" Ada</s>"), (1, 1)),
+        (Completion("", ended=True, full="</s>"), (0, 1)),
+    ],
+)
+def test_released_counts_of_a_completion(said: Completion, counts: tuple[int, int]) -> None:
+    sample = scored(["Ada", "x"], ["B-PER", "O"], {})[0][0]
+    parts = TASK.score(sample, said).parts
+    assert (parts["released_found"], parts["released_of"]) == counts
+
+
+def test_end_tokens_alone_score_what_the_released_code_gives_them() -> None:
+    """PER 0 of 1. LOC: the gold span of a last token is empty and found in any text. ORG 0 of 0, MISC 0 of 2."""
+    rows = [
+        (sample, said, TASK.score(sample, said))
+        for i, tags in enumerate((["B-PER", "O"], ["O", "B-LOC"]))
+        for sample, *_ in scored(["Ada", "Rome"], tags, {}, i)
+        for said in [Completion("", ended=True, full="<|endoftext|>")]
+    ]
+    assert summarize(TASK, rows)["as_released"].value == pytest.approx((0 / 1 + 1 / 1 + 0 + 0 / 2) / 4)
 
 
 def test_as_released_is_the_mean_of_the_four_types() -> None:
@@ -262,6 +316,29 @@ def test_as_released_is_the_mean_of_the_four_types() -> None:
         ("x y", "O O", {"LOC": " x", "MISC": " x"}),
     )
     assert result["as_released"] == pytest.approx((1 + 1 + 1 + 0) / 4)
+
+
+OFFICIAL = ROOT.parent / "shared/realdata/data/task-data/test-NER.txt"
+
+
+@pytest.mark.parametrize("file", [ROOT / "data/sample/task-data/test-NER.txt", OFFICIAL], ids=["sample", "official"])
+def test_what_the_docstart_lines_would_change(file: Path) -> None:
+    """Each adds 1 to what MISC is out of; the most that can be found is every span."""
+    if not file.exists():
+        pytest.skip(f"{file} is not there")
+    documents, counts = 216, dict.fromkeys(KINDS, (0, 0))
+    for sample in TASK.samples(file):
+        kind, spans = (
+            sample.reference["type"],
+            released_spans(*(sample.reference[k] for k in ("type", "tokens", "tags"))),
+        )
+        new = released_counts(kind, spans, "; ".join(spans) or "x")
+        counts[kind] = (counts[kind][0] + new[0], counts[kind][1] + new[1])
+    if file == OFFICIAL:
+        assert file.read_text().count("-DOCSTART-") == documents
+        found, of = counts["MISC"]
+        assert (found / of - found / (of + documents)) / 4 <= 0.004
+    assert all(found <= of for found, of in counts.values())
 
 
 def test_a_type_nobody_asked_for_is_0_not_nan() -> None:

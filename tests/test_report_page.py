@@ -353,7 +353,7 @@ def test_published_curves() -> None:
     assert first[-1] == (20, 0.01) and second[-1] == (20, 0)
     memit = Setting("Batch-Sequential", "MEMIT", 30, "none", None, "{}")
     ((start, *_, last),) = curves("gpt2-xl", memit.edit, "NLI")
-    assert (start, last) == ((0, 0.514), (1500, 0.417))
+    assert (start, last) == ((0, 0.514), (900, 0.438)), "later points repeat facts"
     assert len(curves("gpt2-xl", RECT.edit, "summarization")) == 1
     assert curves("smollm2-135m", ROME.edit, "NLI") == []
 

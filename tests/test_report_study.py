@@ -359,7 +359,7 @@ def test_a_regulariser_is_compared_with_the_same_edits_without_it(tmp_path: Path
 
 
 def test_which_metric_is_the_released_one(tmp_path: Path) -> None:
-    wanted = {"NLI": "accuracy", "reasoning": "as_released", "ClosedDomainQA": "as_released_before_edit"}
+    wanted = {"NLI": "as_released", "reasoning": "as_released", "ClosedDomainQA": "as_released_before_edit"}
     for task, name in wanted.items():
         assert metric_of(read(make(tmp_path, task, 0.5), tmp_path), RELEASED) == name
     edited = read(make(tmp_path, "ClosedDomainQA", 0.5, Edited(1)), tmp_path)

@@ -65,7 +65,11 @@ RESULT = Result(
     seconds={"score": 1.5},
 )
 SCORED = [
-    (Sample("1", "é\u2028\nQ", ["A"]), Completion(" A", "A", True), Score(1.0, "A", {"strict": 0.5})),
+    (
+        Sample("1", "é\u2028\nQ", ["A"]),
+        Completion(" A", "A", True, ended=True, full=" A</s>"),
+        Score(1.0, "A", {"strict": 0.5}),
+    ),
     (Sample("2", "Q", None), Completion(""), Score(None, "")),
 ]
 
@@ -95,10 +99,12 @@ def test_both_files(tmp_path: Path) -> None:
     assert [json.loads(line) for line in lines] == [
         {
             **{"id": "1", "prompt": "é\u2028\nQ", "completion": " A", "choice": "A", "truncated": True},
+            **{"ended": True, "full": " A</s>"},
             **{"answer": "A", "reference": ["A"], "score": 1.0, "parts": {"strict": 0.5}},
         },
         {
             **{"id": "2", "prompt": "Q", "completion": "", "choice": None, "truncated": False},
+            **{"ended": None, "full": None},
             **{"answer": "", "reference": None, "score": None, "parts": {}},
         },
     ]
@@ -112,6 +118,14 @@ def as_made(result: Result | None) -> bool:
 def test_the_samples_come_back(tmp_path: Path) -> None:
     write(tmp_path / "r", RESULT, SCORED)
     assert read_samples(tmp_path / "r.jsonl") == SCORED
+
+
+def test_older_samples_do_not_know_how_a_completion_ended(tmp_path: Path) -> None:
+    line = {"id": "1", "prompt": "Q", "completion": " A", "choice": None, "truncated": False}
+    line |= {"answer": "A", "reference": "A", "score": 1.0, "parts": {}}
+    (tmp_path / "r.jsonl").write_text(json.dumps(line))
+    ((_, completion, _),) = read_samples(tmp_path / "r.jsonl")
+    assert completion == Completion(" A", None, False) and completion.seen == " A"
 
 
 @pytest.mark.parametrize("line", ["{}", "[]", "null", '{"id": 1}', '{"id": "1", "prompt"', "\udcff", "[" * 9000])
@@ -167,7 +181,7 @@ def test_the_edited_one_is_valid_too_and_the_report_reads_both(
 
 
 def test_the_scripts_know_it_and_make_the_same(tiny_folder: Path, tmp_path: Path) -> None:
-    """Found, it is shown; made anew, it differs in its environment and times alone."""
+    """Found, it is shown; made anew, it says more (`as_released`, `ended`) and differs in its environment and times."""
     name = "result-NLI-before-edit"
     old = read(DATA / f"{name}.json")
     if hash_folder(tiny_folder) != old.settings["model"]["sha256"]:
@@ -187,8 +201,14 @@ def test_the_scripts_know_it_and_make_the_same(tiny_folder: Path, tmp_path: Path
     assert model["tokenizer"] == hash_files(tiny_folder, *TOKENIZER)
     assert model["generation_config"] == hash_files(tiny_folder, "generation_config.json")
     settings = {**new.settings, "model": {key: model[key] for key in old.settings["model"]}}
-    assert replace(new, environment=old.environment, seconds=old.seconds, settings=settings) == old
-    assert (place / f"{name}.jsonl").read_bytes() == (DATA / f"{name}.jsonl").read_bytes()
+    metrics = {metric: new.metrics[metric] for metric in old.metrics}
+    rest = {"environment": old.environment, "seconds": old.seconds, "settings": settings, "metrics": metrics}
+    assert replace(new, **rest) == old
+    assert [*new.metrics] == [*old.metrics, "as_released"]
+    lines = zip(read_samples(place / f"{name}.jsonl"), read_samples(DATA / f"{name}.jsonl"), strict=True)
+    for (sample, completion, score), (old_sample, old_completion, old_score) in lines:
+        assert (sample, completion.text, score.value) == (old_sample, old_completion.text, old_score.value)
+        assert old_score.parts.items() <= score.parts.items() and completion.ended is not None
 
 
 @pytest.mark.parametrize(

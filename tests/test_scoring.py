@@ -33,7 +33,7 @@ def test_the_result_of_a_task() -> None:
         completions=8,
         truncated=2,
         degenerate={"empty": 2, "repeating": 2, "not_finite": 2},
-        published={"as_released": [0.433], "read_to": 0.005, "same_data": True},
+        published={"as_released": [0.433], "read_to": 0.005, "same_data": True, "measure": "as_released"},
         settings=SETTINGS,
         environment={"device": "cpu"},
         seconds={"score": 1.5},

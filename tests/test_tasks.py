@@ -81,8 +81,8 @@ RELEASED = {
     "reasoning": {"as_released"},
     "OpenDomainQA": {"as_released"},
     "ClosedDomainQA": {"as_released_before_edit", "as_released_after_edit"},
-    "dialogue": {"as_released"},
-    "NER": {"as_released"},
+    "dialogue": {"as_released_before_edit", "as_released_after_edit"},
+    **{name: {"as_released"} for name in ("NER", "NLI", "SentimentAnalysis", "summarization")},
 }
 
 
@@ -206,8 +206,8 @@ RTE = "index\tsentence1\tsentence2\tlabel\n0\ta\tb\tentailment\n"
     ("task", "good", "change", "message"),
     [
         (REASONING, GSM8K, {"question": 1}, ":1: expected a string in 'question', got 1"),
-        (REASONING, GSM8K, {"answer": "18"}, ":1: expected '#### ' and a number"),
-        (REASONING, GSM8K, {"answer": "h\n#### none"}, ":1: expected '#### ' and a number"),
+        (REASONING, GSM8K, {"answer": "18"}, ":1: expected '#### ' and a plain number"),
+        (REASONING, GSM8K, {"answer": "h\n#### none"}, ":1: expected '#### ' and a plain number"),
         (OPEN, NQ, {"answer": "a"}, ":1: expected a list in 'answer', got 'a'"),
         (OPEN, NQ, {"answer": []}, ":1: expected a list of one or more strings in 'answer', got []"),
         (OPEN, NQ, {"output": []}, ":1: expected a list of one or more strings in 'output', got []"),
@@ -295,7 +295,7 @@ def test_labels(task: Task, gold: str, text: str, value: float | None, answer: s
 @pytest.mark.parametrize("choice", ["True", "False", None])
 def test_choice_does_not_depend_on_the_text(choice: str | None) -> None:
     score = NLI.score(Sample("0", "", "True"), Completion("?", choice))
-    assert score == Score(None, "", {"choice_accuracy": float(choice == "True")})
+    assert score == Score(None, "", {"choice_accuracy": float(choice == "True"), "as_released": 0.0})
 
 
 def test_label_summary() -> None:
@@ -311,7 +311,18 @@ def test_label_summary() -> None:
     ]
     assert values(NLI, said) == pytest.approx(
         {"accuracy": 0.5, "answered": 0.75, "accuracy_answered": 2 / 3, "choice_accuracy": 0.5, "trivial": 0.75}
+        | {"as_released": 0.5}
     )
+
+
+END = "<|endoftext|>"
+
+
+def released(task: Task, prompt: str, gold: str, text: str) -> tuple[float, ...]:
+    """The released counts of one completion; `text` with the end token, if one came."""
+    said = Completion(text.removesuffix(END), ended=text.endswith(END), full=text)
+    parts = task.score(Sample("0", prompt, gold), said).parts
+    return tuple(value for name, value in parts.items() if name.startswith("as_released"))
 
 
 @pytest.mark.parametrize(
@@ -325,22 +336,68 @@ def test_label_summary() -> None:
         ("no", " no", 1, 1),
         ("no", " nothing", 0, 1),
         ("yes", " eyesore", 0, 1),
-        ("no", " no yes", 0, 0),
-        ("yes", " no yes", 0, 1),
+        ("no", " no yes", 0, 1),
+        ("no", " yes or no", 0, 1),
+        ("yes", " yes or no", 0, 1),
         ("no", " maybe", 0, 0),
+        ("no", "", 0, 0),
+        ("no", END, 0, 0),
+        ("yes", f" yes{END}", 0, 1),
+        ("yes", " x. answer: yes", 0, 0),  # an echo of the prompt's end: the first answer counts
     ],
 )
 def test_closed_domain_qa_as_released(gold: str, text: str, before: float, after: float) -> None:
-    parts = CLOSED.score(Sample("0", "", gold), Completion(text)).parts
-    assert (parts["as_released_before_edit"], parts["as_released_after_edit"]) == (before, after)
+    assert released(CLOSED, "is it. answer:", gold, text) == (before, after)
+
+
+def test_closed_domain_qa_as_released_reads_behind_the_first_mark() -> None:
+    assert released(CLOSED, "passage: the answer: yes, it is. answer:", "yes", " no") == (0, 1)
 
 
 @pytest.mark.parametrize(
-    ("text", "released"),
-    [(" B", 1), (" (B", 1), ("Bob", 1), (" ABCD", 1), (" b", 0), (" A", 0), ("", 0)],
+    ("text", "before", "after"),
+    [
+        (" B", 1, 1),
+        (" (B", 1, 1),
+        ("Bob", 1, 1),
+        (" ABCD", 1, 1),
+        (" b", 0, 0),
+        (" A", 0, 0),
+        ("", 0, 0),
+        (END, 0, 0),
+        (f" B{END}", 1, 1),
+        (" Chi", 0, 0),
+        (" ChiB", 1, 0),
+    ],
 )
-def test_dialogue_as_released(text: str, released: float) -> None:
-    assert DIALOGUE.score(Sample("0", "", "B"), Completion(text)).parts["as_released"] == released
+def test_dialogue_as_released(text: str, before: float, after: float) -> None:
+    assert released(DIALOGUE, "the answer is", "B", text) == (before, after)
+
+
+def test_a_first_token_of_chioces_is_c_before_an_edit_alone() -> None:
+    assert released(DIALOGUE, "Chioces: the answer is", "C", " Chi") == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("task", "gold", "text", "right"),
+    [
+        (NLI, "True", " True", 1),
+        (NLI, "True", " untrue", 1),
+        (NLI, "False", " FALSEhood", 1),
+        (NLI, "False", " true", 0),
+        (NLI, "True", "", 0),
+        (NLI, "True", END, 0),
+        (NLI, "True", f"true{END}", 1),
+        (SENTIMENT, "positive", " Positively", 1),
+        (SENTIMENT, "negative", " positive", 0),
+        (SENTIMENT, "negative", " negative or positive", 1),
+        (SENTIMENT, "positive", " negative or positive", 1),
+        (SENTIMENT, "positive", " pos", 0),
+        (SENTIMENT, "positive", END, 0),
+    ],
+)
+def test_nli_and_sentiment_analysis_as_released(task: Task, gold: str, text: str, right: float) -> None:
+    assert released(task, "x answer:", gold, text) == (right,)
 
 
 # --- reasoning -----------------------------------------------------------------------------------------------------
@@ -361,11 +418,29 @@ def test_dialogue_as_released(text: str, released: float) -> None:
         ("1,450,000", " 1450000", 1.0, "1450000", 0),
         ("18", " eighteen", None, "", 0),
         ("18", "", None, "", 0),
+        ("5", " No.5", 1.0, "5", 1),
+        ("18", " Rs.18", 1.0, "18", 1),
+        ("5", " - 5", 1.0, "5", 1),  # a list, not a sign
     ],
 )
 def test_reasoning(answer: str, text: str, value: float | None, read: str, released: float) -> None:
-    sample = Sample("0", "", {"answer": answer, "last_of_hint": None})
+    sample = Sample("0", "Therefore, the answer (arabic numerals) is:", {"answer": answer, "last_of_hint": None})
     assert REASONING.score(sample, Completion(text)) == Score(value, read, {"as_released": released})
+
+
+@pytest.mark.parametrize("answer", ["18", "-0.5", "1,200", "$5", "18.", " 18 ", "\u22127"])
+def test_plain_references(answer: str, tmp_path: Path) -> None:
+    (sample,) = REASONING.samples(write(tmp_path, REASONING, json.dumps({**GSM8K, "answer": f"h\n#### {answer}"})))
+    assert sample.reference["answer"] == answer
+    assert REASONING.score(sample, Completion(f" {answer}")).value == 1.0
+
+
+@pytest.mark.parametrize("answer", ["3/4", "1e6", "1,20,000", "10:30", "18 eggs", "5k", "\u00bd", "", "1 2", "#### 5"])
+def test_references_that_are_no_plain_number(answer: str, tmp_path: Path) -> None:
+    file = write(tmp_path, REASONING, "\n".join(json.dumps({**GSM8K, "answer": f"h\n#### {a}"}) for a in ("1", answer)))
+    with pytest.raises(UserError, match=r"test-reasoning.jsonl:2: expected '#### ' and a plain number \(18, ") as error:
+        list(REASONING.samples(file))
+    assert f"got {answer or 'h'}"[:7] in str(error.value).replace("'", "")
 
 
 def test_reasoning_summary(tmp_path: Path) -> None:
@@ -395,13 +470,44 @@ def test_reasoning_summary(tmp_path: Path) -> None:
         (" 1901", 1.0, 1),
         (" 19012", 0.0, 0),
         (" \n", None, 0),
-        (" The.", None, 0),
+        ("", None, 0),
+        (" The.", 1.0, 1),  # equal after normalisation: both are nothing
+        (" )", 1.0, 1),
+        (" ) Curie", 0.0, 0),
     ],
 )
 def test_open_domain_qa(text: str, value: float | None, strict: float) -> None:
     sample = Sample("0", "1901 Wilhelm Röntgen", ["Wilhelm Röntgen", "1901", "the"])
     score = OPEN.score(sample, Completion(text))
     assert (score.value, score.parts["strict_exact_match"]) == (value, strict)
+
+
+def test_nothing_is_no_answer_where_every_reference_is_something() -> None:
+    assert OPEN.score(Sample("0", "", ["Lyon"]), Completion(" )")).value is None
+
+
+@pytest.mark.parametrize(
+    ("reference", "text", "hits"),
+    [
+        ("Lyon", " Lyon", 1),
+        ("Lyon", f" Lyon{END}", 0),  # its last word is "lyonendoftext"
+        ("Lyon", f" Lyon.{END}", 0),
+        ("Lyon", f" Lyon is{END}", 1),
+        ("Lyon", "", 0),
+        ("Lyon", END, 0),
+        ("Lyon", " Lyonnais", 0),
+        ("Lyon", " Lyon or Lyon or Rome", 2),
+        ("Lyon", " Answer: Lyon", 1),
+        ("Paris", " x", 1),  # in the passage
+        (")", " )", 0),
+        (")", " Answer: )", 1),
+    ],
+)
+def test_open_domain_qa_as_released_of_one_question(reference: str, text: str, hits: float) -> None:
+    sample = Sample("0", "Refer to it. Passage: Paris is here. Question: what", [reference])
+    said = Completion(text.removesuffix(END), ended=text.endswith(END), full=text)
+    ratio = OPEN.ratios([(sample, said, OPEN.score(sample, said))])["as_released"]
+    assert ratio.top.tolist() == [hits]
 
 
 def test_an_empty_reference_matches_nothing() -> None:
@@ -469,9 +575,42 @@ def test_summarization() -> None:
     score = SUMMARIZATION.score(sample, Completion(" a b c\n"))
     assert score.answer == "a b c"
     assert score.value == pytest.approx((0.8 + 2 / 3 + 0.8) / 3)
-    assert score.parts == pytest.approx({"rouge1": 0.8, "rouge2": 2 / 3, "rougeL": 0.8})
+    assert score.parts == pytest.approx({"rouge1": 0.8, "rouge2": 2 / 3, "rougeL": 0.8, "as_released": 0})
     assert SUMMARIZATION.score(sample, Completion(" ")).value is None
     assert SUMMARIZATION.score(sample, Completion(" ?!")).value == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("a b", 0),  # nothing is left of two characters
+        (f"a b{END}", 1),
+        (f"a b c{END}", (0.8 + 2 / 3 + 0.8) / 3),
+        (f"a a b{END}", (1 + 2 / 3 + 1) / 3),  # a word twice counts once, its pairs do not
+        (f"b. a{END}", (1 + 0 + 1) / 3),  # sentences are matched apart
+        (f"A b{END}", (0.5 + 0 + 0.5) / 3),  # case counts
+        (f"a, b{END}", (0.5 + 0 + 0.5) / 3),  # and what is written next to a word
+        ("a b c and so on, x", (0.8 + 2 / 3 + 0.8) / 3),  # whatever they are
+        (f"so TL;DR: a b{END}", 1),  # behind its last "DR:"
+        (f"a{END}", 0),  # one character
+        (f"..{END}", 0),
+        (END, 0),
+        ("", 0),
+    ],
+)
+def test_summarization_as_released(text: str, value: float) -> None:
+    """Of the reference "a b"; the last 13 characters do not count."""
+    said = Completion(text.removesuffix(END), ended=text.endswith(END), full=text)
+    found = SUMMARIZATION.score(Sample("0", "", "a b"), said).parts["as_released"]
+    assert found == pytest.approx(value, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "summary", ["Маша пошла домой.", "小明今天回家了", "สวัสดีครับ", "Η Άννα φεύγει", "नमस्ते दुनिया", "café crème"]
+)
+def test_a_perfect_summary_of_any_script(summary: str) -> None:
+    assert SUMMARIZATION.score(Sample("0", "", summary), Completion(f" {summary}")).value == pytest.approx(1)
+    assert SUMMARIZATION.score(Sample("0", "", summary), Completion(" other words")).value == 0
 
 
 def test_typical() -> None:
@@ -491,5 +630,6 @@ def test_summarization_summary() -> None:
             "rouge1": 1 / 3,
             "rouge2": 1 / 3,
             "rougeL": 1 / 3,
+            "as_released": 0,
         }
     )

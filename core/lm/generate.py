@@ -50,11 +50,13 @@ def complete(
         rows = [row for row, _ in batch]
         first = [] if prefix is None else _next_token(lm, rows, words, prefix)
         new = [([token], finite) for token, _, finite in first] if one else _generated(lm, rows, max_new_tokens)
-        texts = decode(lm, [ids for ids, _ in new])
+        ends = _ends(lm)
+        texts = decode(lm, [_until(ids, ends) for ids, _ in new])
+        full = decode(lm, [ids for ids, _ in new], special=True)
         chosen = [choices[best] for _, best, _ in first] if choices else [None] * len(rows)
         return [
-            Completion(text, choice, cut, finite)
-            for text, choice, (_, cut), (_, finite) in zip(texts, chosen, batch, new, strict=True)
+            Completion(text, choice, cut, finite, ids[-1] in ends, None if seen == text else seen)
+            for text, seen, choice, (_, cut), (ids, finite) in zip(texts, full, chosen, batch, new, strict=True)
         ]
 
     new_tokens = 0 if one else max_new_tokens
@@ -104,7 +106,8 @@ def greedy(
     """The ids each row is continued by, up to and without an end-of-sequence token (or `past_end`, at full length)."""
 
     def work(batch: list[Row]) -> list[Row]:
-        return [ids for ids, _ in _generated(lm, batch, max_new_tokens, past_end)]
+        new = [ids for ids, _ in _generated(lm, batch, max_new_tokens, past_end)]
+        return new if past_end else [_until(ids, _ends(lm)) for ids in new]
 
     return in_batches(rows, work, lm, lambda row: len(row) + max_new_tokens, batch_tokens, what="answers")
 
@@ -121,10 +124,9 @@ class _Finite(LogitsProcessor):
 
 
 def _generated(lm: LM, rows: list[Row], max_new_tokens: int, past_end: bool = False) -> list[tuple[Row, bool]]:
-    """What one batch is continued by, and whether all logits on the way were finite."""
+    """What one batch is continued by, its end token last if one came; and whether all logits on the way were finite."""
     never = lm.model.config.vocab_size  # one past the last id
-    ends = never if past_end else lm.model.generation_config.eos_token_id
-    stop = {ends} if isinstance(ends, int) else set(ends or ())
+    stop = {never} if past_end else _ends(lm)
     tokens = pad(lm, rows)
     watch = _Finite(len(rows), lm.device)
     with _own_settings_aside(lm):
@@ -134,10 +136,10 @@ def _generated(lm: LM, rows: list[Row], max_new_tokens: int, past_end: bool = Fa
             max_new_tokens=max_new_tokens,
             do_sample=False,
             pad_token_id=lm.pad_id,
-            eos_token_id=ends,
+            eos_token_id=sorted(stop) or None,
             logits_processor=LogitsProcessorList([watch]),
         )
-    new = (_until(row, stop) for row in ids[:, tokens.ids.shape[1] :].tolist())
+    new = (row[: len(_until(row, stop)) + 1] for row in ids[:, tokens.ids.shape[1] :].tolist())
     return list(zip(new, watch.rows.tolist(), strict=True))
 
 
@@ -186,6 +188,12 @@ def _next_token(lm: LM, rows: list[Row], words: list[int], prefix: Prefix) -> li
     best = logits[:, words].argmax(-1) if words else torch.zeros(len(rows))
     finite = logits.amax(-1).isfinite()
     return list(zip(logits.argmax(-1).tolist(), best.long().tolist(), finite.tolist(), strict=True))
+
+
+def _ends(lm: LM) -> set[int]:
+    """The ids that end a text."""
+    ends = lm.model.generation_config.eos_token_id
+    return {ends} if isinstance(ends, int) else set(ends or ())
 
 
 def _until(row: Row, stop: set[int]) -> Row:
