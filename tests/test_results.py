@@ -15,13 +15,13 @@ from conftest import ROOT
 from tiny_settings import ROME_YAML
 
 from analysis.collect import read_all
-from core import provenance
+from core import provenance, results
 from core.errors import UserError
 from core.lm.model import hash_folder
 from core.metrics import summarize
 from core.provenance import environment
 from core.registry import discover
-from core.results import EditPlan, EditRecord, Result, existing, read, read_samples, same, stem, table, writable, write
+from core.results import EditPlan, EditRecord, Result, existing, read, read_samples, stem, table, writable, write
 from core.types import Completion, Measure, Sample, Score
 from experiment.models import Models
 from experiment.plan import EditRequest, Experiment, resolve
@@ -314,7 +314,7 @@ def test_where_data_lay_is_no_setting() -> None:
     data = {"path": "a/b", "kind": "custom", "sha256": "01"}
     settings: dict[str, Any] = {"data": data, "edit": {"data": data, "hparams": {"path": "x"}}}
     moved = {**data, "path": "elsewhere"}
-    assert same(settings, {"data": moved, "edit": {**settings["edit"], "data": moved}})
+    assert results.same(settings, {"data": moved, "edit": {**settings["edit"], "data": moved}})
     for changed in ({**data, "kind": "sample"}, {**data, "sha256": "02"}):
-        assert not same(settings, {**settings, "data": changed})
-    assert not same(settings, {**settings, "edit": {**settings["edit"], "hparams": {"path": "y"}}})
+        assert not results.same(settings, {**settings, "data": changed})
+    assert not results.same(settings, {**settings, "edit": {**settings["edit"], "hparams": {"path": "y"}}})
