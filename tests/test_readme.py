@@ -17,8 +17,10 @@ from conftest import EMBEDDED, ROOT, tiny
 
 from core.errors import UserError
 from core.registry import discover
+from core.script import PACKAGES
 from core.types import Change, Completion, Edit
 from editors import regularizers
+from inputs.sources import find_edits
 
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
@@ -151,6 +153,25 @@ def test_the_readme_says_what_is_installed() -> None:
         assert not hasattr(task, "headline") or metric.startswith(task.headline), name
     names = getattr(regularizers, "REGULARIZERS", None) or regularizers.NAMES
     assert {name for name in names if not any(row[0] == name for row in rows)} == set()
+
+
+def test_the_five_facts_of_the_docs_are_edits(tmp_path: Path) -> None:
+    """As a file for --edits; its table has every key that is read."""
+    text = TEXTS[ROOT / "docs/usage.md"]
+    (facts,) = re.findall(r"```json\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "facts.json").write_text(facts, encoding="utf-8")
+    edit_set, source = find_edits(tmp_path / "facts.json", None)
+    edits = edit_set.edits(source.path, 0, 5, 1)
+    assert len(edits) == 5 and edits[0].rephrase and edits[0].locality
+    table = text[text.index("| Key | Needed") : text.index("```json")]
+    assert set(re.findall(r"`(\w+)`", table)) >= set(edit_set.keys.values())
+
+
+def test_every_package_is_installed() -> None:
+    """By the patterns in pyproject.toml, which Python 3.10 cannot parse."""
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    (patterns,) = re.findall(r"packages.find.include = \[(.*)\]", text)
+    assert sorted(re.findall(r'"(\w+)\*"', patterns)) == sorted(PACKAGES)
 
 
 def test_the_citation_is_of_this_version() -> None:
