@@ -19,6 +19,7 @@ COLUMNS = (
         "method",
         "regularizer",
         "keep",
+        "parameters",
         "batch_size",
         "edits",
     ),
@@ -28,7 +29,10 @@ COLUMNS = (
 
 
 def csv_text(studies: Sequence[Study]) -> str:
-    """The table as text: plain decimal numbers, nothing where there is nothing to say."""
+    """The table as text: plain decimal numbers, nothing where there is nothing to say.
+
+    `parameters` are those of the regulariser but `keep`, as JSON.
+    """
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
     writer.writeheader()
@@ -49,6 +53,7 @@ def rows(panel: Panel, run: Run) -> Iterator[dict[str, Any]]:
     }
     if run.edit:
         common |= {"regularizer": run.edit.regularizer, "keep": run.edit.keep}
+        common |= {"parameters": run.edit.parameters} if run.edit.parameters != "{}" else {}
     for name, measure in run.result.metrics.items():
         row = {**common, "metric": name, "value": measure.value, "low": measure.low, "high": measure.high}
         difference = differs([panel.baseline([run])], [run], name) if run.edit else None

@@ -189,6 +189,23 @@ def test_regularisers_are_named_by_the_results() -> None:
     assert words.rule(replace(RECT, parameters='{"rows": true}')) == "RECT 40 %, rows True"
 
 
+def test_a_finding_names_the_first_falls(tmp_path: Path) -> None:
+    """Of all numbers of edits, also those before the last."""
+    for task, left in (("NLI", 0.2), ("dialogue", 0.85)):
+        make(tmp_path, task, 0.9)
+        make(tmp_path, task, left, Edited(5))
+        make(tmp_path, task, 0.0, Edited(20))
+    (study,) = studies(read_all(tmp_path)[0])
+    points = family(study.panels, study.groups[0], HEADLINE)
+    (setting,) = study.settings
+    found = quotes.finding(study, points, setting, "no regulariser")
+    assert re.match(r"After 20 ROME edits with no regulariser, completions degenerate: \d+ of 48 empty", found)
+    assert ". All 2 scores are significantly lower; the largest fall is in " in found
+    assert ". The first significant falls are after 5 edits: NLI accuracy. Reliability is " in found
+    five = [point for point in points if point.edits == 5]
+    assert "first" not in quotes.finding(study, [p for p in points if p not in five], setting, "no regulariser")
+
+
 def test_falls_and_rises_of_all_scores() -> None:
     points = [point("NLI", 0.5, 0.1, 0.001), point("NER", 0.4, 0.2, 0.001)]
     assert ", all 2 scores are significantly lower; " in quotes.abilities(points, LABELS)[0]
@@ -292,7 +309,7 @@ def test_scores_of_one_kind_share_their_axis_and_a_small_one_says_so(tmp_path: P
     assert nli.get_ylim() == dialogue.get_ylim() != opened.get_ylim()
     assert opened.get_ylim()[1] < 0.5
     assert [ax.get_title("right") for ax in (nli, dialogue)] == ["accuracy", "accuracy"]
-    assert opened.get_title("right") == f"exact match, axis ends at {opened.get_ylim()[1]:.2g}"
+    assert opened.get_title("right") == f"exact match, axis to {opened.get_ylim()[1]:.2g}"
 
 
 def test_points_at_zero_are_not_cut(tmp_path: Path) -> None:

@@ -62,6 +62,9 @@ def test_a_regulariser_with_parameters_of_its_own(tmp_path: Path) -> None:
     found = study(tmp_path)
     assert list(words.labels(found.settings).values()) == ["no regulariser", "CLIP 50 %, at 3", "CLIP at 2"]
     assert len(regularised(found.panels, ROME, HEADLINE)) == 2
+    rows = csv.DictReader(io.StringIO(csv_text([found])))
+    given = {(row["regularizer"], row["keep"], row["parameters"]) for row in rows}
+    assert given == {("none", "", ""), ("clip", "", '{"at": 2}'), ("clip", "0.5", '{"at": 3}')}
 
 
 def test_hidden_and_unfinished_results_are_not_read(tmp_path: Path) -> None:

@@ -28,7 +28,8 @@ def finding(study: Study, points: Sequence[Point], setting: Setting, name: str) 
         facts.append(_verdict(mine))
     if 0 < len(unchanged) < len(mine):
         facts.append(f"not shown to differ: {words.listed(unchanged)}")
-    facts.append(words.listed(_quality(runs)))
+    facts += [_first_fall([point for point in points if point.setting == setting], count)]
+    facts += [words.listed(_quality(runs))]
     first, *rest = [fact for fact in facts if fact] or [
         "nothing was measured but scores that are compared with nothing"
     ]
@@ -37,8 +38,16 @@ def finding(study: Study, points: Sequence[Point], setting: Setting, name: str) 
 
 def _capital(sentence: str) -> str:
     """A task's or a measure's name at its start stays as it is written."""
-    starts = ("all", "none", "not", "reliability")
+    starts = ("all", "none", "not", "the", "reliability")
     return sentence[0].upper() + sentence[1:] if sentence.startswith(starts) else sentence
+
+
+def _first_fall(points: Sequence[Point], last: int) -> str:
+    """When a score was first significantly lower, and which; "" if not before the last edit."""
+    first = min((point.edits for point in points if point.fall), default=last)
+    fallen = [_score(point) for point in points if point.fall and point.edits == first]
+    edits = words.counted(first, "edit")
+    return f"the first significant falls are after {edits}: {words.listed(fallen)}" if first < last else ""
 
 
 def _collapse(study: Study, setting: Setting, count: int) -> str:

@@ -119,7 +119,7 @@ def trade_off(trades: Sequence[Trade], looks: Looks, columns: int) -> Figure:
             _path(ax, [trade for trade in mine if trade.setting == setting], looks[setting].colour, shapes, best)
         ax.axhline(1, zorder=1, **TRIVIAL)
         ax.set(xlim=(0, 1.04), ylim=(0, top * 1.04))
-        ax.set_title(words.group(group).replace(", ", "\n", 1))
+        ax.set_title(words.group(group).replace(", ", "\n"))
         ax.set_xlabel("reliability after the last edit")
     figure.supylabel("relative ability", fontsize=7.5, color=SOFT)
     used = {curve.label: curve.colour for curve in (looks[trade.setting] for trade in trades)}

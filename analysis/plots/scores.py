@@ -138,7 +138,7 @@ class Scene:
         score_axis(self.ax, top)
         self.ax.set_title(self.panel.title)
         end = self.ax.get_ylim()[1]
-        size = f"axis ends at {end:.2g}" if end < MAGNIFIED else ""
+        size = f"axis to {end:.2g}" if end < MAGNIFIED else ""
         said = [part for part in (self.metric if columns == WIDE else "", size) if part]
         self.ax.set_title(
             ", ".join(said), loc="right", fontweight="normal", fontsize=7 if columns == WIDE else 6, color=SOFT

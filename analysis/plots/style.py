@@ -129,7 +129,7 @@ def grid(panels: int, columns: int) -> tuple[Figure, list[Axes]]:
     across = -(-panels // down)
     height = PANEL[1] * min(1.4, (columns / across) ** 0.5)
     layout = ConstrainedLayoutEngine(w_pad=0.05, h_pad=0.06, hspace=0.04, wspace=0.04)
-    figure = Figure(figsize=(columns * PANEL[0] * scale, down * height * scale + 0.55), layout=layout)
+    figure = Figure(figsize=(columns * PANEL[0] * scale, down * height * scale + 0.3), layout=layout)
     FigureCanvasAgg(figure)
     axes = figure.subplots(down, across, squeeze=False).ravel().tolist()
     for spare in axes[panels:]:
@@ -138,7 +138,10 @@ def grid(panels: int, columns: int) -> tuple[Figure, list[Axes]]:
 
 
 def legend(figure: Figure, handles: Sequence[Artist], title: str = "", side: str = "upper") -> None:
-    """One legend for all panels, above or ("lower") below them, in as many columns as it has room for, four at most."""
+    """One legend for all panels, above or ("lower") below them, in as many columns as it has room for, four at most.
+
+    The figure grows by its height, so that panels keep theirs.
+    """
     for ncols in (4, 3, 2, 1):
         drawn = figure.legend(
             handles=list(handles),
@@ -152,6 +155,7 @@ def legend(figure: Figure, handles: Sequence[Artist], title: str = "", side: str
         if drawn.get_window_extent().width < 0.98 * figure.bbox.width or ncols == 1:
             break
         drawn.remove()
+    figure.set_figheight(figure.get_figheight() + drawn.get_window_extent().height / figure.dpi)
 
 
 def bar(ax: Axes, x: float, measure: Measure, **style: Any) -> None:
