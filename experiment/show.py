@@ -11,7 +11,7 @@ def text(event: Made | Edited, plan: Plan) -> str:
     """Some lines about a result, or about how well edits took."""
     if isinstance(event, Edited):
         tried = len(event.record.updates) + len(event.record.refused)
-        title = f"edit quality: {event.edits} edits in {tried} updates"
+        title = f"edit quality: {event.edits} edit{'s'[: event.edits != 1]} in {tried} update{'s'[: tried != 1]}"
         return f"\n{title}\n{quality.table(event.record.quality)}"
     name = event.wanted.task.name
     if event.new:

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from core.types import Weight
+
 BEST = "best.safetensors"
 """The network an edit uses, in the archive's folder."""
 VALIDATION_KEYS = ("loss/edit_val", "loss/loc_val", "loss/total_edit_val", "edit/acc_val", "loc/acc_val")
@@ -32,7 +34,7 @@ _REFUSED: dict[str, tuple[Any, str]] = {
 class MENDSettings:
     """Names as in the released files; defaults are their values."""
 
-    inner_params: tuple[str, ...]
+    inner_params: tuple[Weight, ...]
     archive_dir: str = "result/models/MEND"
     lr_scale: float = 1.0
 
