@@ -6,14 +6,19 @@ import math
 import re
 import types
 import typing
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 
 from core.errors import UserError
 from core.messages import short
-from core.registry import did_you_mean
+from core.registry import did_you_mean, discover
+from core.types import Layer, Weight
+
+if TYPE_CHECKING:  # torch takes seconds to import
+    from core.lm.model import LM
 
 T = TypeVar("T")
 
@@ -24,13 +29,22 @@ LIMIT = 1 << 16
 
 RELEASED_ONLY = re.compile(
     r"alg(_name)?|device|model_(name|class|parallel)|tokenizer_(name|class)|.*_module(_tmp)?|layer_selection|max_length"
-    r"|results_dir|archive"
+    r"|results_dir|archive|fp16|bf16|batch_size|max_(input|output|new)_(length|tokens)"
 )
-"""Keys of the released YAML files whose values here come from the model or from the command line."""
+"""Keys of other projects' YAML files whose values here come from the model or from the command line."""
+DTYPE_KEYS = {"fp16": "float16", "bf16": "bfloat16"}
+"""Of those, the switches of a dtype, which is --dtype here."""
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML without what flat settings have no use for: aliases (which multiply) and keys given twice."""
+    """Safe YAML without what flat settings have no use for: aliases (which multiply) and keys with two values.
+
+    `twice` are the keys that are given again with the same value.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.twice: list[str] = []
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
@@ -38,10 +52,14 @@ class _Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        keys = [key.value for key, _ in node.value if isinstance(key.value, str)]
-        if len(set(keys)) < len(keys):
-            twice = next(key for key in keys if keys.count(key) > 1)
-            raise yaml.YAMLError(f"the key {short(twice)} stands twice")
+        first: dict[str, str] = {}
+        for key, value in node.value:
+            if isinstance(key.value, str):
+                text = yaml.serialize(value)
+                if first.setdefault(key.value, text) != text:
+                    raise yaml.YAMLError(f"the key {short(key.value)} stands twice, with two values")
+        keys = [key.value for key, _ in node.value]
+        self.twice += [key for key in first if keys.count(key) > 1]
         return super().construct_mapping(node, deep)
 
 
@@ -55,7 +73,8 @@ def load(cls: type[T], path: Path) -> T:
     kinds = typing.get_type_hints(cls)
     passed_over = [key for key in values if key not in kinds and RELEASED_ONLY.fullmatch(str(key))]
     if passed_over:
-        names = ", ".join(passed_over)
+        dtypes = [f"{key}: use --dtype {DTYPE_KEYS[key]}" for key in passed_over if key in DTYPE_KEYS and values[key]]
+        names = "; ".join([", ".join(map(str, passed_over)), *dtypes])
         logger.info("%s: taken from the model or the command line, not from here: %s", path, names)
     return build(cls, {key: value for key, value in values.items() if key not in passed_over}, str(path))
 
@@ -65,10 +84,11 @@ def build(cls: type[T], given: dict[Any, Any], where: str) -> T:
     kinds = typing.get_type_hints(cls)
     for key in given:
         if key not in kinds:
-            raise UserError(f"{where}: unknown key {short(str(key))}{did_you_mean(str(key)[:60], kinds)}")
+            guess = _whose(cls, given) or did_you_mean(str(key)[:60], kinds)
+            raise UserError(f"{where}: unknown key {short(str(key))}{guess}")
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         if field.name not in given and field.default is field.default_factory is dataclasses.MISSING:
-            raise UserError(f"{where}: the key '{field.name}' is missing")
+            raise UserError(f"{where}: the key '{field.name}' is missing{_whose(cls, given)}")
     try:
         return cls(**{key: _convert(value, kinds[key], f"{where}: {key}") for key, value in given.items()})
     except ValueError as error:  # raised by a settings class that checks itself
@@ -86,13 +106,61 @@ def _read(path: Path) -> dict[Any, Any]:
     if len(text) > LIMIT:
         raise UserError(f"{path}: expected at most {LIMIT} bytes of settings")
     try:
-        values = yaml.load(text.decode(), _Loader)  # a SafeLoader: plain values, never objects
+        loader = _Loader(text.decode())  # a SafeLoader: plain values, never objects
+        values = loader.get_single_data()
     except Exception as error:  # for a tag that does not fit its value PyYAML raises nearly anything
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{path}: not a YAML file: {reason[:200]}") from error
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected `key: value` lines")
+    if loader.twice:
+        logger.info("%s: given twice, with the same value: %s", path, ", ".join(loader.twice))
     return values
+
+
+def _whose(cls: type[Any], given: dict[Any, Any]) -> str:
+    """For a message: the other editing method whose settings these keys are; empty if there is none."""
+    if cls.__module__.partition(".")[0] != "editors":
+        return ""
+    for name, editor in discover("editors", "EDITOR").items():
+        fields = {field.name: field for field in dataclasses.fields(editor.hparams)}
+        needed = {n for n, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING}
+        keys, needed = ({str(k) for k in ks if not RELEASED_ONLY.fullmatch(str(k))} for ks in (given, needed))
+        if editor.hparams is not cls and needed <= keys <= fields.keys():
+            return f"; these look like settings of {name}"
+    return ""
+
+
+def named(cls: type[Any], kind: Any) -> list[str]:
+    """The settings of a class that hold a `kind` (core.types.Layer, Weight), or a tuple of it, or None."""
+
+    def holds(hint: Any) -> bool:
+        return hint == kind or any(holds(part) for part in typing.get_args(hint))
+
+    return [name for name, hint in typing.get_type_hints(cls, include_extras=True).items() if holds(hint)]
+
+
+def check(hp: Any, lm: "LM") -> None:
+    """Raise UserError for a layer or a weight that the settings name and the model does not have.
+
+    Which settings those are their types say: core.types.Layer and Weight.
+    """
+
+    def values(kind: Any) -> Iterator[tuple[str, Any]]:
+        for key in named(type(hp), kind):
+            value = getattr(hp, key)
+            parts = value if isinstance(value, tuple) else (value,)
+            yield from ((key, part) for part in parts if part is not None)
+
+    for key, layer in values(Layer):
+        if not 0 <= layer < lm.n_layers:
+            raise UserError(
+                f"{key}: {layer}: '{lm.name}' has layers 0 to {lm.n_layers - 1}; --hparams names other settings"
+            )
+    weights = {name for name, _ in lm.model.named_parameters(remove_duplicate=False)}
+    for key, name in values(Weight):
+        if name not in weights:
+            raise UserError(f"{key}: '{lm.name}' has no weight {short(name)}; --hparams names other settings")
 
 
 def _convert(value: Any, kind: Any, where: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, TypeAlias, get_args
 
 if TYPE_CHECKING:  # torch takes seconds to import, and tasks do without it
     import numpy as np
@@ -19,6 +19,10 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 DTYPES = ("float32", "bfloat16", "float16")
 """Of a model's weights."""
 
+Layer = Annotated[int, "layer"]
+"""The type of a setting that is a block's number, from 0. Such settings, tuples too, are checked for every editor."""
+Weight = Annotated[str, "weight"]
+"""The type of a setting that is a parameter's name: checked likewise."""
 Deltas: TypeAlias = "dict[str, Tensor]"
 """Parameter name -> what to add to it, in the layout that parameter is stored in."""
 Notes: TypeAlias = dict[str, Any]
@@ -37,13 +41,14 @@ def per_update(mode: Mode, edits: int, batch_size: int | None = None) -> int:
 class Edit:
     """One fact to rewrite: after the edit `prompt` should be continued by `target`.
 
-    zsRE keys: src, subject, alt, pred, rephrase, loc, loc_ans. `index` is the record's place in the edit file.
+    zsRE keys: src, subject, alt, pred, rephrase, loc, loc_ans. `index` is the record's place in the edit file; `old` is
+    empty where the file does not say it.
     """
 
     prompt: str
     subject: str
     target: str
-    old: str
+    old: str = ""
     rephrase: str | None = None
     locality: str | None = None
     locality_answer: str | None = None

@@ -20,7 +20,6 @@ class ZsRE(Selecting):
         **{"prompt": "src", "subject": "subject", "target": "alt", "old": "pred"},
         **{"rephrase": "rephrase", "locality": "loc", "locality_answer": "loc_ans"},
     }
-    optional = ("rephrase", "locality", "locality_answer")
 
     def records(self, path: Path) -> list[Edit]:
         return [self.edit(record, index, where) for index, (where, record) in enumerate(readers.json_list(path))]

@@ -24,9 +24,9 @@ from core.lm.hooks import replaced, trace
 from core.lm.model import LM
 from core.lm.moments import Corpus
 from core.lm.reads import Reads, joined
-from core.lm.tokens import Row, encode, in_template, target_ids
+from core.lm.tokens import Row, encode, in_template, of_edit, target_ids
 from core.lm.weights import at_hand
-from core.types import Edit, Editor, Notes
+from core.types import Edit, Editor, Layer, Notes
 from editors._moments import factorised
 from editors._templates import context_templates
 
@@ -38,10 +38,10 @@ GOOD_ENOUGH = 0.05
 class TargetSettings:
     """Settings that ROME and MEMIT share, under the names of the authors' files; defaults where those have none."""
 
-    layers: tuple[int, ...]
+    layers: tuple[Layer, ...]
     v_num_grad_steps: int
     v_lr: float
-    v_loss_layer: int
+    v_loss_layer: Layer
     v_weight_decay: float
     clamp_norm_factor: float
     kl_factor: float
@@ -60,14 +60,6 @@ class TargetSettings:
         if not self.layers or self.v_num_grad_steps < 1:
             raise ValueError("layers and v_num_grad_steps: expected at least one layer and one step")
 
-    def check(self, lm: LM) -> None:
-        """Raise UserError if the model does not have these layers."""
-        if not all(0 <= layer < lm.n_layers for layer in (*self.layers, self.v_loss_layer)):
-            raise UserError(
-                f"layers {list(self.layers)} and v_loss_layer {self.v_loss_layer}: "
-                f"'{lm.name}' has layers 0 to {lm.n_layers - 1}; --hparams names other settings"
-            )
-
     @property
     def corpus(self) -> Corpus:
         """What the second moments are collected over."""
@@ -82,7 +74,6 @@ class TargetEditor(Editor):
     """Whether second moments that are near-singular are refused, or only warned of."""
 
     def __init__(self, lm: LM, hp: Any, seed: int = 0) -> None:
-        hp.check(lm)
         self.lm, self.hp = lm, hp
         self.names = {layer: f"{lm.mlp_out(layer)}.weight" for layer in sorted(hp.layers)}
         """Layer -> the weight that is edited there, in ascending order."""
@@ -119,7 +110,8 @@ class Prompts:
 
 
 def prompts_of(lm: LM, edit: Edit, templates: Sequence[str]) -> Prompts:
-    target = target_ids(lm, edit.target)
+    with of_edit(edit):
+        target = target_ids(lm, edit.target)
     placed = [in_template(lm, template, edit) for template in templates]
     rows = [joined(ids, target) for ids, _ in placed] + [encode(lm, f"{edit.subject} is a")]
     longest = max(map(len, rows))

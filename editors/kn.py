@@ -30,7 +30,7 @@ from core.lm.forward import Resumed, resume
 from core.lm.generate import greedy
 from core.lm.hooks import replaced
 from core.lm.model import LM, orient
-from core.lm.tokens import Row, continuation, encode, pad, target_ids
+from core.lm.tokens import Row, continuation, encode, of_edit, pad, target_ids
 from core.lm.weights import at_hand
 from core.types import Deltas, Edit, Editor, Notes
 
@@ -94,9 +94,11 @@ class KN(Editor):
     def scores(self, edit: Edit) -> Tensor:
         """Integrated gradients of the old answer's probability, (layers, f) float32."""
         lm = self.lm
-        old, prompt = self._answer(edit.old), encode(lm, edit.prompt)
+        old, prompt = self._answer(edit, edit.old), encode(lm, edit.prompt)
         if not old:
-            raise UserError(f"edit {edit.index}: KN looks for the neurons of the old answer, but 'pred' is empty")
+            raise UserError(
+                f"edit {edit.index}: KN looks for the neurons of the old answer, but there is none ('pred')"
+            )
         if self.hp.grow_prompt:
             said = greedy(lm, [prompt], len(old), past_end=True)[0]
             rows, wanted = [prompt + said[:i] for i in range(len(old))], [[token] for token in old]
@@ -135,15 +137,16 @@ class KN(Editor):
 
     def _new_row(self, edit: Edit) -> Tensor:
         """What is added to every neuron's row, (d,) float32."""
-        lm, new = self.lm, self._answer(edit.target)
+        lm, new = self.lm, self._answer(edit, edit.target)
         said = greedy(lm, [encode(lm, edit.prompt)], len(new), past_end=True)[0]
         embed = lm.model.get_input_embeddings().weight
         factor = -2 if len(new) == 1 else -1
         row: Tensor = factor * embed[said].float().sum(0) + embed[new].float().sum(0)
         return row
 
-    def _answer(self, text: str) -> Row:
-        return target_ids(self.lm, text) if self.hp.prepend_space else continuation(self.lm, text)
+    def _answer(self, edit: Edit, text: str) -> Row:
+        with of_edit(edit):
+            return target_ids(self.lm, text) if self.hp.prepend_space else continuation(self.lm, text)
 
 
 EDITOR = KN

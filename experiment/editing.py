@@ -10,11 +10,18 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from core import hparams
 from core.errors import EditRefused, UserError
 from core.lm.model import LM
 from core.lm.weights import add_, weight_of
 from core.types import Change, Deltas, Edit, Editor, Notes, Regularizer
 from experiment.quality import Probe, probe
+
+
+def editor_of(cls: type[Editor], lm: LM, hp: Any, seed: int = 0) -> Editor:
+    """The method with its settings `hp` on this model. UserError for a layer or weight that the model does not have."""
+    hparams.check(hp, lm)
+    return cls(lm, hp, seed)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from core.lm.load import load
 from core.lm.model import LM, TOKENIZER, hash_files, hash_folder
 from core.provenance import environment
 from core.types import Edit, Editor
+from experiment.editing import editor_of
 from experiment.plan import Placement
 from experiment.quality import Probe, probe
 from inputs.sources import find_model
@@ -54,7 +55,7 @@ class Bench:
         key = (cls, hp, seed, dict(files))
         if self._editor is None or self._editor[0] != key:
             self._editor = None  # let go before the next one is made
-            self._editor = (key, cls(self.lm, hp, seed))
+            self._editor = (key, editor_of(cls, self.lm, hp, seed))
         self._editor[1].load_state({})
         return self._editor[1]
 

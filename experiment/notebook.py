@@ -18,7 +18,7 @@ from core.types import MODES, Edit, Editor, Measure, Scored, Task, per_update
 from editors import regularizers
 from experiment import quality
 from experiment.asked import batches, settings_file
-from experiment.editing import Editing, Rules
+from experiment.editing import Editing, Rules, editor_of
 from experiment.plan import limited
 from experiment.quality import Probe
 from experiment.quality import probe as probe
@@ -100,7 +100,7 @@ def edited(
         hp = hparams.load(editor.hparams, settings_file(editor.name, lm.name, settings))
     updates = batches(edits, per_update(mode, len(edits), batch_size))
     before = [answer for batch in updates for answer in probe(lm, batch)]
-    editing = Editing(lm, editor(lm, hp, seed), rules)
+    editing = Editing(lm, editor_of(editor, lm, hp, seed), rules)
     try:
         for batch in updates:
             editing.step(batch)

@@ -1,17 +1,18 @@
 """Edit quality: did the edits take, do they hold for a rephrased prompt, and is an unrelated answer what it was?
 
-Success is judged on greedy decoding: as many tokens as the target has, equal to it as text. Beside it stands what is
-teacher-forced by nature: the probability of the target after the prompt.
+Success is judged on greedy decoding: as many tokens as the target has, and those tokens or, up to Unicode's forms, that
+text. Beside it stands what is teacher-forced by nature: the probability of the target after the prompt.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+from unicodedata import normalize
 
 from core.lm.generate import fit, greedy
 from core.lm.model import LM
 from core.lm.reads import log_probabilities
-from core.lm.tokens import Row, encode, target_ids
+from core.lm.tokens import Row, encode, of_edit, target_ids
 from core.metrics import measure
 from core.types import Edit, Measure
 
@@ -31,9 +32,8 @@ class Probe:
 
 def probe(lm: LM, edits: Sequence[Edit]) -> list[Probe]:
     """What the model, as it is now, says about each edit."""
-    prompts = [e.prompt for e in edits] + [e.rephrase for e in edits if e.rephrase]
-    targets = [e.target for e in edits] + [e.target for e in edits if e.rephrase]
-    answers = iter(_answers(lm, prompts, targets))
+    asked = [(e, e.prompt) for e in edits] + [(e, e.rephrase) for e in edits if e.rephrase]
+    answers = iter(_answers(lm, asked))
     direct = [next(answers) for _ in edits]
     rephrased = [next(answers) if e.rephrase else (None, None, None) for e in edits]
     unrelated = iter(_unrelated(lm, [e for e in edits if e.locality]))
@@ -44,26 +44,35 @@ def probe(lm: LM, edits: Sequence[Edit]) -> list[Probe]:
     ]
 
 
-def _answers(lm: LM, prompts: Sequence[str], targets: Sequence[str]) -> list[tuple[str, bool, float]]:
-    """Per prompt what greedy decoding says, whether that is the target, and the target's probability."""
-    if not prompts:
+def _answers(lm: LM, asked: Sequence[tuple[Edit, str]]) -> list[tuple[str, bool, float]]:
+    """Per edit and prompt what greedy decoding says, whether that is the target, and the target's probability."""
+    if not asked:
         return []
-    ids = [target_ids(lm, target) for target in targets]
+    ids = [_ids(lm, edit, edit.target) for edit, _ in asked]
     longest = max(map(len, ids))
-    rows = [fit(lm, encode(lm, prompt), longest)[0] for prompt in prompts]
-    texts = lm.tokenizer.batch_decode(
-        [new[: len(own)] for new, own in zip(greedy(lm, rows, longest), ids, strict=True)], skip_special_tokens=True
-    )
+    rows = [fit(lm, encode(lm, prompt), longest)[0] for _, prompt in asked]
+    said = [new[: len(own)] for new, own in zip(greedy(lm, rows, longest), ids, strict=True)]
+    texts = lm.tokenizer.batch_decode(said, skip_special_tokens=True)
     chances = [float(logp.sum().exp()) for logp in log_probabilities(lm, rows, ids)]
     return [
-        (text.strip(), text.strip() == target.strip(), chance)
-        for text, target, chance in zip(texts, targets, chances, strict=True)
+        (text.strip(), new == own or _alike(text, edit.target), chance)
+        for (edit, _), own, new, text, chance in zip(asked, ids, said, texts, chances, strict=True)
     ]
+
+
+def _ids(lm: LM, edit: Edit, answer: str) -> Row:
+    with of_edit(edit):
+        return target_ids(lm, answer)
+
+
+def _alike(one: str, other: str) -> bool:
+    """Whether two texts are the same letters: some tokenizers compose accents, so that a target comes back in NFC."""
+    return normalize("NFC", one.strip()) == normalize("NFC", other.strip())
 
 
 def _unrelated(lm: LM, edits: Sequence[Edit]) -> list[Row]:
     """Greedy tokens after each unrelated question, as many as its answer has."""
-    counts = [len(target_ids(lm, e.locality_answer or " ")) for e in edits]
+    counts = [len(_ids(lm, e, e.locality_answer or " ")) for e in edits]
     if not edits:
         return []
     longest = max(counts)

@@ -57,7 +57,7 @@ def prepare(
         yield f"{method.name} needs no second moments for {name} ({file})"
         return
     lm = skeleton(folder, name)
-    hp.check(lm)
+    hparams.check(hp, lm)
     wanted = Wanted(lm, hp.layers, Corpus(hp.mom2_dataset, hp.mom2_n_samples, folders.of_project(hp.stats_dir)))
     for layer in sorted({*wanted.layers} - {*wanted.missing()}):
         yield f"{wanted.corpus.file(lm, layer)} is already there"

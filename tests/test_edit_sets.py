@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import pytest
 from conftest import ROOT
@@ -11,6 +12,7 @@ from conftest import ROOT
 from core import readers
 from core.errors import UserError
 from core.registry import discover
+from core.subject import place
 from core.types import Edit
 from edit_sets._select import Selecting
 from edit_sets.zsre import EDIT_SET
@@ -95,9 +97,73 @@ def test_malformed_edits(tmp_path: Path, change: dict[str, Any], message: str) -
 
 
 def test_a_missing_key(tmp_path: Path) -> None:
-    path = write(tmp_path / "zsre.json", [{key: value for key, value in RECORD.items() if key != "pred"}])
-    with pytest.raises(UserError, match="record 0: expected the key 'pred'"):
+    path = write(tmp_path / "zsre.json", [{key: value for key, value in RECORD.items() if key != "alt"}])
+    with pytest.raises(UserError, match="record 0: expected the key 'alt'"):
         EDIT_SET.edits(path, 0, 1, 1)
+
+
+def test_the_old_answer_may_be_missing(tmp_path: Path) -> None:
+    """Only KN and tracing read it; KN says so (test_kn.py)."""
+    path = write(tmp_path / "zsre.json", [{key: value for key, value in RECORD.items() if key != "pred"}])
+    assert EDIT_SET.edits(path, 0, 1, 1)[0].old == ""
+
+
+def test_white_space_around_subject_and_answers(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = zsre(
+        tmp_path,
+        *({"alt": "French "}, {"alt": "French\r\n", "pred": "x\n"}, {"subject": "Ada Lovelace "}, {"alt": " French"}),
+        {"alt": "  \tFrench"},
+    )
+    edits = EDIT_SET.edits(path, 0, 5, 1)
+    assert [edit.target for edit in edits] == ["French", "French", "Somerville", " French", " French"]
+    assert edits[1].old == "x" and edits[2].subject == "Ada Lovelace"
+    (notice,) = caplog.messages
+    assert notice.startswith(f"{path}: record 0, 1, 2, 4: white space around subject or answer is left out")
+    assert {edit.target for edit in EDIT_SET.training(path)} == {"French", "Somerville", " French"}
+    caplog.clear()
+    assert EDIT_SET.edits(path, 3, 4, 1, draw=1)[0].index in (3, 4)
+    assert EDIT_SET.edits(path, 3, 4, 1)[0].target == " French"  # one blank is in the data as released
+    assert len(caplog.messages) <= 1
+
+
+def test_a_subject_in_another_unicode_form(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    nfc, nfd = (normalize(form, "José Édu") for form in ("NFC", "NFD"))
+    assert nfc != nfd
+    path = zsre(tmp_path, {"subject": nfd, "src": f"Who is {nfc}?"}, {"subject": nfc, "src": f"Who is {nfd}?"})
+    assert [edit.subject for edit in EDIT_SET.edits(path, 0, 2, 1)] == [nfc, nfd]
+    assert "record 0, 1: " in caplog.text
+    path = zsre(tmp_path, {"subject": nfc, "src": f"Who is {nfc[:4]}{nfd[5:]}?"})
+    with pytest.raises(UserError, match=r"another Unicode form, write both in one \(NFC\)"):
+        EDIT_SET.edits(path, 0, 1, 1)
+
+
+def test_a_subject_inside_another_word(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = zsre(
+        tmp_path, {"subject": "Niger", "src": "Is Niger in Nigeria?"}, {"subject": "It", "src": "Is Italy big?"}
+    )
+    EDIT_SET.edits(path, 0, 2, 1)
+    (notice,) = caplog.messages
+    assert notice == f"{path}: record 1: the subject is only a part of a word of its prompt"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "subject", "at"),
+    [
+        ("Is Niger in Nigeria?", "Niger", 3),
+        ("Is Nigeria in Niger?", "Niger", 14),
+        ("Is Italy big?", "It", 3),
+        ("Is Ann in Ann Arbor?", "Ann", 10),
+        ("Ann's, or Joann's", "Ann", 0),
+        ("Route 66 or 666", "66", 6),
+        ("Jose or Jose\u0301", "Jose", 0),
+        ("北京在北京市", "北京", 3),
+        ("aaa", "aa", 1),
+        ("none", "", -1),
+        ("none", "x", -1),
+    ],
+)
+def test_the_place_of_a_subject(prompt: str, subject: str, at: int) -> None:
+    assert place(prompt, subject) == at
 
 
 def test_training_skips_empty_targets_and_lets_a_subject_be_missing(tmp_path: Path) -> None:

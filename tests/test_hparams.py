@@ -7,11 +7,12 @@ from typing import Any, Literal
 
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import ROOT, tiny
 
 from core.errors import UserError
-from core.hparams import load
+from core.hparams import check, load, named
 from core.registry import discover
+from core.types import Layer, Weight
 
 EDITORS = discover("editors", "EDITOR")
 FILES = [(editor, path) for editor in EDITORS.values() for path in sorted(ROOT.glob(f"hparams/{editor.name}/*.yaml"))]
@@ -133,6 +134,67 @@ def test_keys_of_the_released_files_are_read_past_with_one_notice(
     for key in ("alg_name", "device", "rewrite_module_tmp", "ln_f_module", "model_parallel", "max_length"):
         assert key in notice
     assert "layers" not in notice.split(":")[-1].replace("layer_", "")
+
+
+def test_keys_of_other_projects(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    text = "layers: [1]\nrate: 1\nfp16: false\nbf16: false\nbatch_size: 1\nmax_output_length: 30\n"
+    assert read(tmp_path, text) == Settings(layers=(1,), rate=1.0)
+    assert len(caplog.messages) == 1
+    assert caplog.messages[0].endswith("not from here: fp16, bf16, batch_size, max_output_length")
+    read(tmp_path, "layers: [1]\nrate: 1\nfp16: true\n")
+    assert caplog.messages[1].endswith("not from here: fp16; fp16: use --dtype float16")
+    read(tmp_path, "layers: [1]\nrate: 1\nbf16: true\n")
+    assert caplog.messages[2].endswith("bf16: use --dtype bfloat16")
+
+
+@pytest.mark.parametrize("name", ["ROME", "MEMIT", "MEND"])
+def test_they_load_in_every_methods_file(name: str, tmp_path: Path) -> None:
+    shipped = ROOT / f"hparams/{name}/gpt2-xl.yaml"
+    path = tmp_path / "theirs.yaml"
+    path.write_text(shipped.read_text() + "\nfp16: false\nbf16: false\nbatch_size: 1\nmax_output_length: 30\n")
+    assert load(EDITORS[name].hparams, path) == load(EDITORS[name].hparams, shipped)
+
+
+def test_a_key_given_twice(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert read(tmp_path, "layers: [1]\nrate: 1\nlayers: [1]\nrate: 1").layers == (1,)
+    (notice,) = caplog.messages
+    assert notice.endswith("given twice, with the same value: layers, rate")
+    with pytest.raises(UserError, match="the key 'rate' stands twice, with two values"):
+        read(tmp_path, "layers: [1]\nrate: 1\nrate: 2")
+
+
+@pytest.mark.parametrize("given", EDITORS)
+@pytest.mark.parametrize("method", EDITORS)
+def test_settings_of_another_method_are_recognised(method: str, given: str, tmp_path: Path) -> None:
+    path = ROOT / f"hparams/{given}/gpt2-xl.yaml"
+    if method == given:
+        load(EDITORS[method].hparams, path)
+    else:
+        with pytest.raises(UserError, match=f"key .*; these look like settings of {given}$"):
+            load(EDITORS[method].hparams, path)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuning:
+    """Settings of an editor that trains one weight, under names of its own."""
+
+    at: Layer
+    also: tuple[Layer, ...] | None = None
+    weights: tuple[Weight, ...] = ()
+    steps: int = 3
+
+
+def test_a_settings_type_says_that_it_is_a_layer() -> None:
+    assert (named(Tuning, Layer), named(Tuning, Weight)) == (["at", "also"], ["weights"])
+    lm = tiny("gpt2")
+    check(Tuning(3, (0, 1), (f"{lm.mlp_out(1)}.weight",)), lm)
+    for hp, message in (
+        (Tuning(4), "at: 4: 'tiny-gpt2' has layers 0 to 3; --hparams names other settings"),
+        (Tuning(0, (1, -1)), "also: -1: 'tiny-gpt2' has layers 0 to 3"),
+        (Tuning(0, weights=("x.weight",)), "weights: 'tiny-gpt2' has no weight 'x.weight'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            check(hp, lm)
 
 
 # --- the files of the repository -----------------------------------------------------------------------------------

@@ -88,5 +88,5 @@ def test_switches_without_a_meaning_are_refused() -> None:
 
 def test_an_edit_without_an_old_answer_is_refused() -> None:
     """Its neurons would be those of nothing: no number, and silently no update."""
-    with pytest.raises(UserError, match="edit 7: KN looks for the neurons of the old answer, but 'pred' is empty"):
+    with pytest.raises(UserError, match="edit 7: KN looks for the neurons of the old answer, but there is none"):
         KN(tiny("gpt2"), SETTINGS).deltas([Edit("Where is Ann?", "Ann", "Rome", "", index=7)])

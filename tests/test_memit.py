@@ -20,6 +20,7 @@ from editors import _value
 from editors._moments import factorise
 from editors._moments import load as load_moments
 from editors.memit import MEMIT, MEMITSettings, spread
+from experiment.editing import editor_of
 
 TEMPLATES = ("{}", "The first day. {}", "In this section, the text says that. {}")
 
@@ -140,4 +141,4 @@ def test_settings_that_do_not_fit_are_refused(tmp_path) -> None:
     with pytest.raises(ValueError, match="ascending"):
         settings(tmp_path, layers=(2, 1))
     with pytest.raises(UserError, match="has layers 0 to 3"):
-        MEMIT(tiny("gpt2"), settings(tmp_path, layers=(3, 4)))
+        editor_of(MEMIT, tiny("gpt2"), settings(tmp_path, layers=(3, 4)))

@@ -5,7 +5,9 @@ import math
 import pytest
 import torch
 from conftest import tiny
+from tokenizers import normalizers
 
+from core.errors import UserError
 from core.lm.generate import greedy
 from core.lm.model import LM
 from core.lm.tokens import encode, target_ids
@@ -60,6 +62,26 @@ def test_success_needs_the_whole_target() -> None:
             assert [(p.success, p.rephrase_success) for p in found] == [(True, True), (False, False)]
             tried += 1
     assert tried > 2  # else choose another prompt
+
+
+def test_success_does_not_depend_on_unicodes_forms(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tokenizer that composes accents (as those of Qwen and Pythia), and a target that is written with them apart."""
+    lm, prompt = tiny("gpt2"), "Peter Lane works as a"
+    lm.tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
+    apart, composed = "e\u0301", "\u00e9"
+    ids = target_ids(lm, apart)
+    assert ids == target_ids(lm, composed)
+    monkeypatch.setattr(quality, "greedy", lambda lm, rows, count: [ids for _ in rows])
+    found = probe(lm, [Edit(prompt, "Peter Lane", target, "x") for target in (apart, composed, "e")])
+    assert [one.success for one in found] == [True, True, False]
+    lm = tiny("gpt2")  # without it the ids differ, the text does not
+    assert target_ids(lm, apart) != ids
+    assert quality._alike(" caf" + apart, "caf" + composed + "\n") and not quality._alike("e", composed)
+
+
+def test_an_over_long_target_names_its_record() -> None:
+    with pytest.raises(UserError, match=r"^edit 7: .* tokens long, all of the 128"):
+        probe(tiny("gpt2"), [Edit("A", "A", "b", "x"), Edit("A", "A", "word " * 200, "x", index=7)])
 
 
 def test_an_over_long_prompt_is_cut_not_refused(lm: LM) -> None:

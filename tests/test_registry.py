@@ -17,7 +17,7 @@ from core import hparams
 from core.errors import UserError
 from core.lm.model import LM
 from core.registry import discover, pick
-from core.types import MODES, Change, Deltas, Edit, Editor, Mode, Notes, per_update
+from core.types import MODES, Change, Deltas, Edit, Editor, Layer, Mode, Notes, Weight, per_update
 from editors.regularizers import Share
 from experiment.plan import batches
 from experiment.quality import probe
@@ -73,11 +73,17 @@ def small(lm: LM, folder: Path) -> dict[str, Any]:
     return {
         **TARGET,
         **corpus(folder),
-        "layers": (1, 2),
-        "inner_params": (f"{lm.mlp_in(3)}.weight", f"{lm.mlp_out(3)}.weight"),
         "archive_dir": str(folder / "archives"),
         "rank": 8,
     }
+
+
+def fitted(hp: Any, lm: LM) -> dict[str, Any]:
+    """What names layers and weights of another model, with those of a tiny one: known by the settings' types."""
+    weights = (f"{lm.mlp_in(3)}.weight", f"{lm.mlp_out(3)}.weight")
+    small: dict[str, tuple[Any, ...]] = dict.fromkeys(hparams.named(type(hp), Layer), (1, 2, 3))
+    small |= dict.fromkeys(hparams.named(type(hp), Weight), weights)
+    return {key: value[:2] if isinstance(getattr(hp, key), tuple) else value[-1] for key, value in small.items()}
 
 
 PREPARE: dict[str, Callable[[LM, Any], Any]] = {"MEND": lambda lm, hp: archived(lm, hp, network(lm, hp))}
@@ -89,6 +95,7 @@ def make(name: str, lm: LM, folder: Path) -> Any:
     hp = hparams.load(EDITORS[name].hparams, ROOT / f"hparams/{name}/smollm2-135m.yaml")
     fields = {field.name for field in dataclasses.fields(hp)}
     hp = dataclasses.replace(hp, **{key: value for key, value in small(lm, folder).items() if key in fields})
+    hp = dataclasses.replace(hp, **fitted(hp, lm))
     PREPARE.get(name, lambda lm, hp: None)(lm, hp)
     return EDITORS[name](lm, hp)
 
@@ -198,10 +205,9 @@ def test_suggested_settings_fit_the_model(name: str, lm: LM) -> None:
     before, found = dict(values), kind.suggested(values, lm, 1)
     assert values == before and found.keys() == values.keys() - {"context_templates"}
     changed = {key for key in found if found[key] != values[key]}
-    assert changed <= {"layers", "v_loss_layer", "inner_params"}
-    hp = kind.hparams(**found)
+    assert changed <= {*hparams.named(kind.hparams, Layer), *hparams.named(kind.hparams, Weight)}
+    hparams.check(kind.hparams(**found), lm)
     if "layers" in values:
-        hp.check(lm)
         assert max(found["layers"]) == max(1, len(found["layers"]) - 1)
         assert found["v_loss_layer"] == 3
     for weight in found.get("inner_params", ()):

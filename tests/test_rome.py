@@ -26,6 +26,7 @@ from editors._moments import factorise, factorised, load
 from editors._templates import context_templates, drawn
 from editors._value import optimise
 from editors.rome import ROME, ROMESettings, rank_one
+from experiment.editing import editor_of
 
 TEMPLATES = ("{}", "The first day. {}", "In this section, the text says that. {}", "Therefore it is. {}")
 
@@ -388,12 +389,12 @@ def test_settings_that_make_no_sense(changes: dict[str, Any]) -> None:
 @pytest.mark.parametrize("changes", [{"layers": (4,)}, {"layers": (-1,)}, {"v_loss_layer": 9}])
 def test_layers_the_model_does_not_have(changes: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=r"'tiny-gpt2' has layers 0 to 3"):
-        ROME(tiny("gpt2"), settings(**changes))
+        editor_of(ROME, tiny("gpt2"), settings(**changes))
 
 
 @pytest.mark.parametrize("where", ["prompt", "target"])
 def test_an_edit_that_does_not_fit_the_context(lm: LM, edits: list[Edit], where: str) -> None:
     long = "word " * 150
     change = {"prompt": f"{long}of Anna Bell"} if where == "prompt" else {"target": long}
-    with pytest.raises(UserError, match=r"edit 0: .*128" if where == "prompt" else r"tokens long, all of the 128"):
+    with pytest.raises(UserError, match=r"edit 0: .*128"):
         ROME(lm, settings()).deltas([dataclasses.replace(edits[0], **change)])

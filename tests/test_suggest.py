@@ -65,7 +65,7 @@ def test_what_is_written_loads_and_fits_the_model(method: str, project: Path) ->
         shipped = yaml.safe_load(Path(str(file).replace("tiny-gpt2", "smollm2-135m")).read_text())
         assert yaml.safe_load(text).keys() == shipped.keys()
         if method in ("ROME", "MEMIT"):
-            hp.check(lm)
+            hparams.check(hp, lm)
             assert hp.v_loss_layer == 3
             assert "3 facts of edited-data/zsre.json (SHA-256 " in " ".join(text.split("\n# "))
         if method == "MEND":

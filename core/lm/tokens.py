@@ -1,6 +1,7 @@
 """From text to token ids and padded tensors: prompts, continuations, the place of a subject."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from core.errors import UserError
 from core.lm.model import LM
 from core.messages import short
+from core.subject import place
 from core.types import Edit
 
 Row = list[int]
@@ -70,10 +72,19 @@ def target_ids(lm: LM, target: str) -> Row:
     return continuation(lm, target if target.startswith(" ") else f" {target}")
 
 
+@contextmanager
+def of_edit(edit: Edit) -> Iterator[None]:
+    """A UserError about one of its texts names the edit."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"edit {edit.index}: {error}") from error
+
+
 def split_prompt(edit: Edit) -> tuple[str, str]:
-    """The prompt before and after its subject (the last occurrence, if there are several)."""
-    at = edit.prompt.rfind(edit.subject)
-    if at < 0 or not edit.subject:
+    """The prompt before and after its subject (if it is there more than once, where `core.subject.place` says)."""
+    at = place(edit.prompt, edit.subject)
+    if at < 0:
         raise UserError(f"edit {edit.index}: the subject {edit.subject!r} is not in its prompt {edit.prompt!r}")
     return edit.prompt[:at], edit.prompt[at + len(edit.subject) :]
 

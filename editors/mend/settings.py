@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from core.folders import of_project
+from core.types import Weight
 
 BEST = "best.safetensors"
 """The network an edit uses, in the archive's folder."""
@@ -34,7 +35,7 @@ _REFUSED: dict[str, tuple[Any, str]] = {
 class MENDSettings:
     """Names as in the released files; defaults are their values."""
 
-    inner_params: tuple[str, ...]
+    inner_params: tuple[Weight, ...]
     archive_dir: str = "result/models/MEND"
     lr_scale: float = 1.0
 
