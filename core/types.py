@@ -76,14 +76,14 @@ class Completion:
     `choice` is the likeliest of the task's label words (None if it has none); `truncated` says that the prompt lost
     tokens on its left to fit the model's context; `finite` is False where the model's logits were NaN or infinite.
     `ended` says whether an end token came, and `full` is the text with special tokens kept, that of the end included,
-    where it is another one. Completions of older results have neither.
+    where it is another one. Samples of older results know neither: there `ended` is None.
     """
 
     text: str
     choice: str | None = None
     truncated: bool = False
     finite: bool = True
-    ended: bool | None = None
+    ended: bool | None = False
     full: str | None = None
 
     @property

@@ -32,13 +32,17 @@ def sentence(tokens: Sequence[str]) -> str:
     return "".join(token if token in (",", ".") else f" {token}" for token in tokens).removeprefix(" ")
 
 
-def claims(text: str, kind: str, tokens: Sequence[str]) -> set[Span]:
-    """The spans of the sentence that a completion names."""
+def claims(text: str, kind: str, tokens: Sequence[str], whole: bool = True) -> set[Span]:
+    """The spans of the sentence that a completion names.
+
+    `whole` False: as older versions read it, no piece with an "and", quotes or brackets around it.
+    """
+    named = _named if whole else _named_without
     return {
         (kind, first, last)
         for piece in _SEPARATOR.split(first_line(text))
-        for part in ([piece] if _named(piece, tokens) else _AND.split(piece))
-        for first, last in _named(part, tokens)
+        for part in ([piece] if whole and named(piece, tokens) else _AND.split(piece))
+        for first, last in named(part, tokens)
     }
 
 
@@ -85,6 +89,12 @@ def _named(piece: str, tokens: Sequence[str]) -> list[tuple[int, int]]:
             if bare and (spans := _spelled(spelling, tokens)):
                 return spans
     return []
+
+
+def _named_without(piece: str, tokens: Sequence[str]) -> list[tuple[int, int]]:
+    """The same of a piece without anything around it."""
+    text = piece.strip(_AROUND).rstrip(".")
+    return (_spelled(text, tokens) or _spelled(f"{text}.", tokens)) if text.strip() else []
 
 
 def _readings(piece: str) -> Iterator[str]:

@@ -87,9 +87,13 @@ class NER:
 
 
 def _tags(group: Group) -> tuple[list[str], list[str]]:
-    """A sentence's gold tags, and those of what its completions name."""
+    """A sentence's gold tags, and those of what its completions name; older results are read as they were then."""
     reference = next(iter(group.values()))[0].reference
-    named = [span for kind, (_, said, _) in group.items() for span in claims(said.text, kind, reference["tokens"])]
+    named = [
+        span
+        for kind, (_, said, _) in group.items()
+        for span in claims(said.text, kind, reference["tokens"], whole=said.ended is not None)
+    ]
     return list(reference["tags"]), iob2(named, len(reference["tokens"]))
 
 

@@ -1,6 +1,7 @@
 """NER: from completions to spans, spans to tags, tags to seqeval's numbers, and the released count."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -177,6 +178,17 @@ def test_f1_answered_leaves_out_what_was_not_answered() -> None:
     result = summary(("Ada saw Rome .", "B-PER O B-LOC O", {"PER": " Ada"}))
     assert result["f1"] == pytest.approx(2 / 3)
     assert result["f1_answered"] == 1
+
+
+def test_older_results_are_read_as_they_were() -> None:
+    """Their samples do not say how a completion ended; their score comes out as it is in the file."""
+    rows = scored(["Order", "and", "Law", "Party"], ["B-ORG", *["I-ORG"] * 3], {"ORG": " Order and Law Party"})
+    old = [(sample, replace(said, ended=None), score) for sample, said, score in rows]
+    assert summarize(TASK, rows)["f1"].value == 1
+    assert summarize(TASK, old)["f1"].value == 0
+    for text, spans in ((" Union ( K )", 1), (" ( Ann ) Lee", 1), (" U.S. and Tobago.", 2), (" \u00a0, .", 0)):
+        tokens = ["Union", "(", "K", ")", "(", "Ann", ")", "Lee", "U.S.", "Tobago", "."]
+        assert len(claims(text, "ORG", tokens, whole=False)) == spans
 
 
 def test_neighbours_and_overlaps_go_through_seqeval() -> None:

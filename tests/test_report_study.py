@@ -185,7 +185,7 @@ def test_a_tenth_task_is_paired(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_a_task_whose_plug_in_is_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The mean score and the parts are compared where they are metrics; a headline that is no such mean is not."""
     monkeypatch.setattr(samples, "_tasks", dict)
-    assert set(ratios(read(make(tmp_path, "NLI", 0.5), tmp_path))) == {"accuracy", "choice_accuracy"}
+    assert set(ratios(read(make(tmp_path, "NLI", 0.5), tmp_path))) == {"accuracy", "choice_accuracy", "as_released"}
     words_run(tmp_path, ["yes yes no"] * 16)
     assert ratios(read(words_run(tmp_path, ["no no", "yes no"] * 8, Edited(5)), tmp_path)) == {}
     tenth = next(panel for panel in study(tmp_path).panels if panel.task == "Words")

@@ -104,7 +104,7 @@ def test_both_files(tmp_path: Path) -> None:
         },
         {
             **{"id": "2", "prompt": "Q", "completion": "", "choice": None, "truncated": False},
-            **{"ended": None, "full": None},
+            **{"ended": False, "full": None},
             **{"answer": "", "reference": None, "score": None, "parts": {}},
         },
     ]
@@ -125,7 +125,7 @@ def test_older_samples_do_not_know_how_a_completion_ended(tmp_path: Path) -> Non
     line |= {"answer": "A", "reference": "A", "score": 1.0, "parts": {}}
     (tmp_path / "r.jsonl").write_text(json.dumps(line))
     ((_, completion, _),) = read_samples(tmp_path / "r.jsonl")
-    assert completion == Completion(" A", None, False) and completion.seen == " A"
+    assert completion == Completion(" A", None, False, ended=None) and completion.seen == " A"
 
 
 @pytest.mark.parametrize("line", ["{}", "[]", "null", '{"id": 1}', '{"id": "1", "prompt"', "\udcff", "[" * 9000])
