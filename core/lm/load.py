@@ -1,8 +1,7 @@
 """A Hugging Face folder on the disk, read as a model and its tokenizer, or refused in one line.
 
-The loaders of transformers make the best of what they find: weights without a place are dropped, an adapter beside the
-weights is passed over, a tokenizer's class may read text otherwise than its tokenizer.json. Here what they would say
-in a warning, or not at all, is either mended or an error, since the numbers would be those of another model.
+The loaders of transformers drop weights without a place, pass over an adapter beside the weights, and may read text
+otherwise than tokenizer.json says. Here that is mended or an error: the numbers would be those of another model.
 """
 
 import importlib.util
@@ -138,12 +137,10 @@ def _as_filed(folder: Path, tokenizer: Any) -> Any:
     wanted = [filed.encode(text, add_special_tokens=False).ids for text in PROBES]
     if [tokenizer(text, add_special_tokens=False)["input_ids"] for text in PROBES] == wanted:
         return tokenizer
-    logger.warning(
-        "%s: %s, the class that transformers takes for it, splits text otherwise than tokenizer.json; "
-        "tokenizer.json is followed",
-        folder,
-        type(tokenizer).__name__,
+    told = (
+        "%s: %s, which transformers takes for it, splits text otherwise than tokenizer.json; tokenizer.json is followed"
     )
+    logger.warning(told, folder, type(tokenizer).__name__)
     return PreTrainedTokenizerFast.from_pretrained(folder, **OFFLINE)
 
 

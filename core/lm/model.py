@@ -20,15 +20,8 @@ from core.errors import UserError
 OFFLINE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 """For every loader of transformers: nothing from the network, no code out of a model's folder."""
 TOKENIZER = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "tokenizer.model",
-    "spiece.model",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "merges.txt"),
 )
 """Files of a model folder that decide its token ids."""
 
