@@ -149,7 +149,7 @@ def check(hp: Any, lm: "LM") -> None:
     def values(kind: Any) -> Iterator[tuple[str, Any]]:
         for key in named(type(hp), kind):
             value = getattr(hp, key)
-            parts = value if isinstance(value, tuple) else (value,)
+            parts = value if isinstance(value, tuple | list) else (value,)
             yield from ((key, part) for part in parts if part is not None)
 
     for key, layer in values(Layer):

@@ -12,7 +12,8 @@ mean over the templates too, so that (W' kbar) = v*; with `key: bare` (p-ROME) u
 denominator is in the result file.
 
 Differs from the released code: one edit's keys, its unedited output and the constants of its optimisation come from a
-single forward pass; the subject is its last occurrence in the prompt; C is solved with, not inverted.
+single forward pass; the subject is its last occurrence in the prompt, as a whole word if there is one; C is solved
+with, not inverted.
 """
 
 from collections.abc import Sequence
