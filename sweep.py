@@ -1,7 +1,7 @@
 """Score a grid of edited models: python sweep.py CONFIG.yaml [flags]."""
 
 from core.script import script
-from experiment.grid_cli import main
+from experiment.cli import sweep
 
 if __name__ == "__main__":
-    script(main)
+    script(sweep)

@@ -29,7 +29,7 @@ from core.messages import first_line, short
 from core.types import Editor, EditSet, Task
 from inputs.check import counters
 from inputs.download import fits
-from inputs.sources import DEFAULT_MODEL, Source, find_data
+from inputs.sources import DEFAULT_MODEL, Source, located
 
 logger = logging.getLogger(__name__)
 
@@ -182,8 +182,11 @@ class Doctor:
         lacking, sample = [], []
         for file, read in counts.items():
             try:
-                source = find_data(file, folder)
+                source = located(file, folder)
             except UserError:
+                lacking.append(file)
+                continue
+            if folder and source.kind != "custom":  # runs take it from elsewhere
                 lacking.append(file)
                 continue
             if source.kind == "sample":

@@ -18,7 +18,7 @@ LIGHT = [
     *("test-task.py", "test-task-after.py", "sweep.py", "report.py"),
 ]
 PLUGINS = [("editors", "EDITOR"), ("tasks", "TASK"), ("edit_sets", "EDIT_SET")]
-PRINTING = {"core/script.py", "inputs/cli.py", "analysis/cli.py", "experiment/cli.py", "experiment/grid_cli.py"}
+PRINTING = {"core/script.py", "inputs/cli.py", "analysis/cli.py", "experiment/cli.py"}
 """Beside the scripts: what they are made of."""
 
 

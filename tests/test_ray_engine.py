@@ -17,7 +17,7 @@ import pytest
 
 import editors
 from core.errors import UserError
-from experiment import grid_cli
+from experiment import cli
 from experiment.engines import local, ray_driver, ray_worker
 from experiment.engines.local import Outcome
 from experiment.engines.ray_worker import Delivery, Order
@@ -328,7 +328,7 @@ def test_a_worker_without_the_files_says_so(setting: Setting, tmp_path: Path) ->
 def test_flags_of_the_other_engine_are_refused(flags: list[str], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["sweep.py", "configs/smoke.yaml", *flags])
     with pytest.raises(UserError, match=message):
-        grid_cli.main()
+        cli.sweep()
 
 
 def test_ray_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:
