@@ -63,7 +63,7 @@ def test_what_is_written_loads_and_fits_the_model(method: str, project: Path) ->
         assert f"{file} is written" in out
         hp = hparams.load(EDITORS[method].hparams, file)
         shipped = yaml.safe_load(Path(str(file).replace("tiny-gpt2", "smollm2-135m")).read_text())
-        assert yaml.safe_load(text).keys() == shipped.keys()
+        assert yaml.safe_load(text).keys() == shipped.keys() - {"context_templates"}  # of the other model
         if method in ("ROME", "MEMIT"):
             hparams.check(hp, lm)
             assert hp.v_loss_layer == 3
