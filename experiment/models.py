@@ -26,8 +26,8 @@ class Model:
     name: str
     folder: Path
     sha256: str
-    tokenizer: str | None
-    generation_config: str | None
+    tokenizer: str | None = None
+    generation_config: str | None = None
     """generation_config.json names the tokens that end a completion. None where there is no such file."""
 
     def settings(self, dtype: str) -> dict[str, Any]:
