@@ -13,8 +13,8 @@ from core.lm.load import load
 from core.lm.model import LM, TOKENIZER, hash_files, hash_folder
 from core.provenance import environment
 from core.types import Edit, Editor
+from experiment.asked import Placement
 from experiment.editing import editor_of
-from experiment.plan import Placement
 from experiment.quality import Probe, probe
 from inputs.sources import find_model
 

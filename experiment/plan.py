@@ -16,11 +16,7 @@ from core.disk.digest import sha256
 from core.errors import UserError
 from core.registry import discover
 from core.types import Edit, Editor, Regularizer, Sample, Task
-from experiment.asked import EditRequest as EditRequest
-from experiment.asked import Experiment as Experiment
-from experiment.asked import Placement as Placement
-from experiment.asked import batches as batches
-from experiment.asked import checked, settings_file, task_names, updates_of
+from experiment.asked import EditRequest, Experiment, checked, settings_file, task_names, updates_of
 from inputs.sources import Source, default_model, find_data, find_edits
 
 if TYPE_CHECKING:  # torch takes seconds to import, and command lines are read without it

@@ -19,10 +19,10 @@ from core.lm import model as lm_model
 from editors import _value
 from experiment import models
 from experiment.arguments import command
+from experiment.asked import EditRequest, Experiment, Placement
 from experiment.engines import local
 from experiment.engines.local import Outcome
 from experiment.grid import Block, Sweep, cells, within
-from experiment.plan import EditRequest, Experiment, Placement
 from tests.conftest import ROOT, project
 from tests.killing import TIMES, untraced
 from tests.tiny_settings import ROME as ROME_SETTINGS

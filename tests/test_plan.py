@@ -10,8 +10,9 @@ from tiny_settings import ROME_YAML
 
 from core.errors import UserError
 from experiment.arguments import after_parser, command, experiment, parser
+from experiment.asked import EditRequest, Experiment, Placement
 from experiment.models import Models
-from experiment.plan import EditRequest, Experiment, Placement, resolve
+from experiment.plan import resolve
 from experiment.stopped.note import Note
 
 EDITED = Experiment(

@@ -18,11 +18,12 @@ import pytest
 import editors
 from core.errors import UserError
 from experiment import cli
+from experiment.asked import EditRequest, Experiment, Placement
 from experiment.engines import local, ray_driver, ray_worker
 from experiment.engines.local import Outcome
 from experiment.engines.ray_worker import Delivery, Order
 from experiment.models import Models
-from experiment.plan import EditRequest, Experiment, Placement, resolve
+from experiment.plan import resolve
 from tests.conftest import ROOT
 from tests.tiny_settings import ROME_YAML
 

@@ -19,7 +19,7 @@ from core.lm.model import LM
 from core.registry import discover, pick
 from core.types import MODES, Change, Deltas, Edit, Editor, Layer, Mode, Notes, Weight, per_update
 from editors.regularizers import Share
-from experiment.plan import batches
+from experiment.asked import batches
 from experiment.quality import probe
 from tasks import EIGHT
 

@@ -37,8 +37,9 @@ from core.results import (
     write,
 )
 from core.types import Completion, Measure, Sample, Score
+from experiment.asked import EditRequest, Experiment
 from experiment.models import Models
-from experiment.plan import EditRequest, Experiment, resolve
+from experiment.plan import resolve
 from experiment.run import existing as plan_existing
 
 DATA = Path(__file__).parent / "data/3b7a9da"

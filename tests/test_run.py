@@ -20,8 +20,9 @@ from core.types import Deltas, Edit, Measure, Notes
 from edit_sets.zsre import EDIT_SET
 from editors.rome import ROME
 from experiment import cli, show
+from experiment.asked import EditRequest, Experiment, Placement
 from experiment.models import Model, Models
-from experiment.plan import EditRequest, Experiment, Placement, Plan, Wanted, resolve
+from experiment.plan import Plan, Wanted, resolve
 from experiment.run import Edited, Made, run
 
 SAMPLE = ROOT / "data/sample"

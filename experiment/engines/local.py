@@ -20,8 +20,9 @@ from tqdm import tqdm
 
 from core.errors import UserError
 from core.script import log_to_stderr
+from experiment.asked import Experiment
 from experiment.models import Models
-from experiment.plan import Experiment, resolve
+from experiment.plan import resolve
 from experiment.run import Made, run
 from experiment.show import text
 

@@ -19,10 +19,11 @@ from core import results
 from core.disk import lock
 from core.errors import UserError
 from core.results import Result
+from experiment.asked import Experiment
 from experiment.engines.local import Outcome
 from experiment.engines.ray_worker import Delivery, Order, last_line, work
 from experiment.models import Models
-from experiment.plan import Experiment, Plan, resolve
+from experiment.plan import Plan, resolve
 from experiment.run import Made, existing
 from experiment.show import scores
 from experiment.stopped.note import Note

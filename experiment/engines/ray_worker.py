@@ -12,8 +12,9 @@ from typing import Any
 
 from core import results
 from core.errors import UserError
+from experiment.asked import Experiment
 from experiment.models import Models
-from experiment.plan import Experiment, Plan, resolve
+from experiment.plan import Plan, resolve
 from experiment.run import Made, existing, run
 
 
