@@ -21,13 +21,13 @@ from core.errors import UserError
 from core.lm.load import load
 from core.lm.model import LM
 from core.lm.tokens import encode, target_ids
-from core.lm.tracing import Plan, asked, fact_of, plan_for, traced
 from core.results import plain
 from core.script import postponed
 from core.types import Edit, Editor
 from edit_sets.zsre import EDIT_SET
 from inputs.moments import skeleton
 from inputs.sources import Source, find_data, find_model
+from inputs.tracing import Plan, asked, fact_of, plan_for, traced
 
 CANDIDATES = 1000
 """Records of the edit file that the model is asked about, from the first on."""

@@ -16,12 +16,12 @@ from core import hparams
 from core.errors import UserError
 from core.lm.load import load
 from core.lm.model import LM, hash_folder
-from core.lm.tracing import Plan, fact_of, plan_for
 from core.registry import discover
 from editors.mend.factors import shapes_of
 from inputs import cli, suggest
 from inputs.sources import Source
 from inputs.suggest import Evidence, measure, template_of
+from inputs.tracing import Plan, fact_of, plan_for
 
 EDITORS = discover("editors", "EDITOR")
 PEAKED = Evidence([0.0, 0.3, 0.1, 0.9], 0.5, 0.1, 4, 2, Plan(0.1, 1), Source(Path("zsre.json"), "custom"))

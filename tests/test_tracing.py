@@ -10,8 +10,8 @@ from reference import tracing as naive
 from core.lm.generate import greedy
 from core.lm.model import LM
 from core.lm.tokens import encode
-from core.lm.tracing import Plan, asked, draw, fact_of, plan_for, sigma, traced
 from experiment.quality import probe
+from inputs.tracing import Plan, asked, draw, fact_of, plan_for, sigma, traced
 
 PLAN = Plan(0.3, window=2, samples=3)
 

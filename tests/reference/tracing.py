@@ -7,7 +7,7 @@ from torch import Tensor
 
 from core.lm.hooks import replaced, trace
 from core.lm.model import LM
-from core.lm.tracing import Fact, Plan, Traced, draw
+from inputs.tracing import Fact, Plan, Traced, draw
 
 
 @torch.no_grad()
