@@ -235,7 +235,7 @@ def test_a_collapsed_model_is_scored_and_said_to_be(
             assert found["degenerate"][kind] == found["completions"], (name, found["degenerate"])
         assert all(0 <= m[part] <= 1 for m in found["metrics"].values() for part in ("low", "value", "high")), name
     told_of = {"nan": "not finite", "constant": "repeating"}[how]
-    collapsed = [line for line in out.splitlines() if line.startswith("collapsed: ") and line.endswith(told_of)]
+    collapsed = [line for line in out.splitlines() if line.startswith("degenerate: ") and line.endswith(told_of)]
     assert len(collapsed) == (8 if how == "nan" else sum(task.max_new_tokens >= 3 for task in TASKS.values()))
 
 

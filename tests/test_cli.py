@@ -440,7 +440,7 @@ def test_bad_words(call: Call, words: tuple[str, ...], message: str) -> None:
         (("NLI", *ROME, 0, 1, 1, "--hparams", "no.yaml"), r"no.yaml: cannot read the settings: No such file .*"),
         (
             ("NLI", *ROME, 0, 1, 1, "--hparams", "hparams/ROME/gpt2-xl.yaml"),
-            r"layers \[17\] .*'tiny-gpt2' has layers.*",
+            r"layers: 17: 'tiny-gpt2' has layers 0 to 3; .*",
         ),
     ],
 )
@@ -583,7 +583,7 @@ def test_one_prompt_alone_may_be_too_much(call: Call, monkeypatch: pytest.Monkey
     def out_of_memory(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError("as if")
 
-    monkeypatch.setattr(lm.model, "forward", out_of_memory)
+    monkeypatch.setattr(lm.model.base_model, "forward", out_of_memory)
     monkeypatch.setattr(models, "load", lambda *_, **__: lm)
     refused(call("NLI"), r"NLI: one prompt alone does not fit in memory; try --dtype bfloat16")
 

@@ -134,7 +134,7 @@ def test_the_number_of_threads_does_not_change_the_templates() -> None:
     code = f"""
 import json
 from pathlib import Path
-from core.lm.model import load
+from core.lm.load import load
 from editors._templates import context_templates
 lm = load(Path({str(EMBEDDED)!r}), "smollm2-135m", "cpu")
 shapes = {{"ROME": ((5, 10), (10, 10)), "MEMIT": ((10, 5),)}}

@@ -16,7 +16,7 @@ import pytest
 from core import hparams
 from core.errors import UserError
 from core.lm import model as lm_model
-from editors import _value
+from editors import _templates
 from experiment import models
 from experiment.arguments import command
 from experiment.asked import EditRequest, Experiment, Placement
@@ -172,7 +172,7 @@ def test_a_worker_has_one_model_for_all_cells(
 
         monkeypatch.setattr(owner, name, call)
 
-    for owner, name in ((models, "load"), (models, "hash_folder"), (lm_model, "hash_folder"), (_value, "sample")):
+    for owner, name in ((models, "load"), (models, "hash_folder"), (lm_model, "hash_folder"), (_templates, "sample")):
         counted(owner, name)
     (tmp_path / "kn.yaml").write_text("{steps: 2, batch_size: 2, adaptive_threshold: 0.2}")
     edits = [

@@ -12,7 +12,7 @@ import hostile as h
 import pytest
 from conftest import EMBEDDED, ROOT, tiny
 from hypothesis import strategies as st
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from core import metrics
 from core.errors import UserError
@@ -148,8 +148,9 @@ LMS = tokenizers()
 
 def lm_of(name: str) -> LM:
     if LMS[name] is None:  # its tokenizer on a model of no size: no weights are needed here
-        LMS[name] = tiny("gpt2")
-        LMS[name].tokenizer = AutoTokenizer.from_pretrained(EMBEDDED)
+        tokenizer = AutoTokenizer.from_pretrained(EMBEDDED)
+        small = AutoConfig.for_model("gpt2", vocab_size=len(tokenizer), n_layer=1, n_embd=4, n_head=1, n_positions=128)
+        LMS[name] = LM(AutoModelForCausalLM.from_config(small), tokenizer, "tiny-gpt2")
     return LMS[name]  # type: ignore[no-any-return]
 
 

@@ -100,7 +100,7 @@ def test_the_line_beside_a_result() -> None:
         assert published.line(found).endswith(", on the whole official set)")
     assert published.beside(settings(model={"name": "other"}), METRICS) is None
     for beside in (published.beside(settings(), METRICS), None):
-        wanted = Wanted(discover("tasks", "TASK")["NER"], 0, ROOT / "x", {})
+        wanted = Wanted(discover("tasks", "TASK")["NER"], 0, ROOT / "x", {"edit": None})
         shown = show.scores("NER", Made(wanted, replace(RESULT, published=beside), new=True))
         assert shown.count("published (as_released): 0.433") == (beside is not None)
 
