@@ -166,6 +166,8 @@ def beside_another_range(path: Path, settings: Mapping[str, Any]) -> Path:
     theirs = other["edit"]
     if not isinstance(theirs, dict) or theirs.get("range") == edit["range"]:
         return path
+    if len(range(*theirs["range"])) != len(range(*edit["range"])):  # 7 and 10 edits in batches of 5 are both "5*2"
+        return path
     return own if same({**other, "edit": {**theirs, "range": edit["range"]}}, settings) else path
 
 

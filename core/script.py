@@ -15,7 +15,7 @@ from core.registry import did_you_mean
 KEPT = "what is finished is kept; the same command goes on from there"
 PACKAGES = ("core", "editors", "tasks", "edit_sets", "inputs", "experiment", "analysis")
 NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
-"""Those that end a script; experiment/cli.py sends one that was lost again as an alarm."""
+"""Those that end a script; `script` sends one that was lost again as an alarm."""
 
 
 @contextmanager

@@ -74,15 +74,22 @@ def after_parser() -> Parser:
     p.add_argument("--on-error", choices=("stop", "skip"), default="stop", help="of a refused update (default: stop)")
     p.add_argument(
         "--max-update",
-        type=float,
+        type=amount,
         default=1000.0,
         metavar="TIMES",
         help="largest update, in weight norms (default: 1000)",
     )
     p.add_argument(
-        "--save-every", type=float, default=60.0, metavar="SECONDS", help="keep the edits of a long run (default: 60)"
+        "--save-every", type=amount, default=60.0, metavar="SECONDS", help="keep the edits of a long run (default: 60)"
     )
     return p
+
+
+def amount(text: str) -> float:
+    value = float(text)
+    if not value >= 0:  # nor NaN, which is like no number
+        raise argparse.ArgumentTypeError(f"expected 0 or more, got {text}")
+    return value
 
 
 def words(text: str) -> tuple[str, ...]:

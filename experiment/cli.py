@@ -73,7 +73,10 @@ def sweep() -> None:
         raise UserError("--address names a Ray cluster; it needs --engine ray")
     given = {name: getattr(args, name) for name in ("tasks", "models", "repeats", "limit", "data", "results")}
     given = {name: tuple(v) if isinstance(v, list) else v for name, v in given.items() if v is not None}
-    asked = replace(hparams.load(Sweep, args.config), **given)
+    try:
+        asked = replace(hparams.load(Sweep, args.config), **given)
+    except ValueError as error:  # a flag in the place of the file's value
+        raise UserError(str(error)) from error
     task_names(asked.tasks)
     todo = cells(_fitting(asked))
     if args.dry_run:

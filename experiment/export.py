@@ -20,6 +20,8 @@ def exported(folder: Path, settings: dict[str, Any]) -> bool:
 
     UserError if it holds anything else.
     """
+    if not folder.name:  # "." or "/"
+        raise UserError(f"{folder} exists already; name a new folder")
     if not folder.parent.is_dir():
         return False
     with _alone(folder):

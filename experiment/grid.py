@@ -28,7 +28,7 @@ class Block:
             raise ValueError(f"batch_size: expected 1 or more, found {self.batch_size}")
         for rule in self.regularizers:
             name, _, share = rule.partition(" ")
-            if ":" not in rule and bool(share) == (name == "none"):
+            if ":" not in rule and (bool(share) == (name == "none") or (share and not _is_number(share))):
                 raise ValueError(f"regularizers: expected none, or a name and a share as in 'rect 0.4', found '{rule}'")
 
 
@@ -63,6 +63,8 @@ class Sweep:
         for name in ("limit", "batch_tokens"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name}: expected 1 or more, found {value}")
+        if not self.tasks:
+            raise ValueError("tasks: expected at least one")
         if self.repeats < 0 or not self.grid:
             raise ValueError("repeats: expected 0 or more, and grid: expected at least one block")
         if self.begin < 0 or self.step < 1:
@@ -123,6 +125,14 @@ def _experiment(sweep: Sweep, model: str | None, edit: EditRequest | None = None
         batch_tokens=sweep.batch_tokens,
         results=Path(sweep.results),
     )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _runs(mode: str, counts: list[int]) -> list[list[int]]:

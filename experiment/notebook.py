@@ -89,6 +89,8 @@ def edited(
     one. `settings` are those of the method: a mapping, or a file instead of hparams/METHOD/MODEL.yaml. `options` are
     the regulariser's, e.g. keep=0.4. Raises UserError for an update that is refused.
     """
+    if not edits:
+        raise UserError("there are no edits to make")
     editor: type[Editor] = pick("method", method, discover("editors", "EDITOR"))
     mode = "Batch-Sequential" if batch_size else next(mode for mode in MODES if mode in editor.modes)
     if mode not in editor.modes:

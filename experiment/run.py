@@ -70,6 +70,7 @@ class _Run:
         results.writable(plan.root)
         unsaved = self._unsaved()  # a folder in the model's place is refused here, before hours of editing
         there = existing(plan)
+        earlier = note.file.exists()  # of a run that was stopped
         begun = [
             wanted
             for wanted in plan.wanted
@@ -84,7 +85,8 @@ class _Run:
                         yield Made(wanted, result, new=False)
                         if wanted in begun:  # by a run that was killed when it had just written the result
                             wanted.beside("journal").unlink(missing_ok=True)
-                            clear(wanted.stem)
+                            for ending in (".json", ".jsonl"):
+                                clear(wanted.stem.with_name(wanted.stem.name + ending))
                 absent = [wanted for wanted in plan.wanted if str(wanted.stem) not in there]
                 if absent or unsaved:
                     note.write()
@@ -93,7 +95,7 @@ class _Run:
                     self._checkpoint({}).remove()
                 note.remove()
             except UserError:
-                if not self.kept:  # nothing was begun, so nothing can go on
+                if not self.kept and not earlier:  # nothing was begun, so nothing can go on
                     note.remove()
                 raise
             except KeyboardInterrupt as signal:
@@ -109,7 +111,7 @@ class _Run:
         plan = self.plan
         with timed(self.seconds, "load"):
             bench = self.models.bench(plan.model, plan.experiment.placement)
-        course = Course(plan, bench, self._checkpoint(bench.environment), self.seconds) if plan.schedule else None
+        course = Course(plan, bench, self._checkpoint(self._place(bench)), self.seconds) if plan.schedule else None
         try:
             if course:
                 course.go_on(absent[0].edits if absent else len(course.schedule.edits))
@@ -144,7 +146,8 @@ class _Run:
         task, samples = wanted.task, self.plan.samples[wanted.task.name]
         budget = self.plan.experiment.batch_tokens
         # Completions of this very result alone: same settings, same code, same batches.
-        key = json.dumps([results.without_paths(wanted.settings), bench.environment, budget], sort_keys=True)
+        made_by = [results.without_paths(wanted.settings), self._place(bench), budget]
+        key = json.dumps(made_by, sort_keys=True)
         journal = Journal(wanted.beside("journal"), hashlib.sha256(key.encode()).hexdigest())
         try:
             with timed(self.seconds, "score"):
@@ -158,6 +161,11 @@ class _Run:
         del self.kept["completions"]
         journal.remove()
         return Made(wanted, result, new=True)
+
+    def _place(self, bench: Bench) -> dict[str, Any]:
+        """What last digits depend on beside the settings."""
+        placement = self.plan.experiment.placement
+        return {**bench.environment, "attn": placement.attn, "device_map": placement.device_map}
 
     def _checkpoint(self, environment: Mapping[str, Any]) -> Checkpoint:
         plan, schedule = self.plan, self.plan.schedule

@@ -92,6 +92,7 @@ def find_model(given: str | None) -> tuple[str, Path]:
     A folder is called by the last part of the path that is given, a link by its own name and not its target's.
     The embedded default is prepared on the spot, and said so: a result must not be taken for gpt2-xl's by mistake.
     """
+    given = given or None
     name, cache = given or default_model(), folders.MODELS
     _utf8(name)
     if given is None and name == EMBEDDED_MODEL:

@@ -209,7 +209,7 @@ def test_only_the_beginning_of_these_edits_is_of_use(
     assert caplog.messages == []
     assert saved(tmp_path, "other key").read(editing(), batches) == 0  # has a file of its own
     assert saved(tmp_path, environment="another torch").read(editing(), batches) == 0
-    assert caplog.messages[-1].endswith("of another version of the code or its libraries); editing starts again")
+    assert caplog.messages[-1].endswith(": of other versions or another device; editing starts again")
 
 
 def damaged(whole: bytes) -> dict[str, bytes]:

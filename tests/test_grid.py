@@ -1,6 +1,7 @@
 """experiment.grid and its local engine: the grid as commands; edits are made once; what is there is not made again."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from core import hparams
 from core.errors import UserError
 from core.lm import model as lm_model
 from editors import _templates
-from experiment import models
+from experiment import cli, models
 from experiment.arguments import command
 from experiment.asked import EditRequest, Experiment, Placement
 from experiment.engines import local
@@ -226,3 +227,26 @@ def test_a_signal_to_the_sweep_alone_stops_its_workers(
     assert "interrupted: 0 of 2 cells were run; in the others what is finished is kept; the same" in err, err
     assert all(word not in err for word in ("Traceback", "Error", "Warning")), err
     assert [path.name for path in locks.iterdir()] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "grid: [{methods: [ROME], modes: [x], regularizers: ['rect 40%']}]",
+            "a share as in 'rect 0.4', found 'rect 40%'",
+        ),
+        ("{tasks: [], grid: [{methods: [ROME], modes: [x]}]}", "tasks: expected at least one"),
+    ],
+)
+def test_what_a_file_cannot_ask_for(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "grid.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=re.escape(message)):
+        hparams.load(Sweep, path)
+
+
+def test_a_flag_in_the_place_of_the_files_value_is_checked_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["sweep.py", str(ROOT / "configs/smoke.yaml"), "--repeats", "-1"])
+    with pytest.raises(UserError, match="repeats: expected 0 or more"):
+        cli.sweep()

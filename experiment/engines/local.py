@@ -1,4 +1,4 @@
-"""Where the cells of a sweep run: in this process, in one process per GPU, or on a cluster."""
+"""Where the cells of a sweep run: in this process, or in one process per GPU."""
 
 import contextlib
 import ctypes
