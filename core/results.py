@@ -166,7 +166,11 @@ def beside_another_range(path: Path, settings: Mapping[str, Any]) -> Path:
     theirs = other["edit"]
     if not isinstance(theirs, dict) or theirs.get("range") == edit["range"]:
         return path
-    if len(range(*theirs["range"])) != len(range(*edit["range"])):  # 7 and 10 edits in batches of 5 are both "5*2"
+    try:
+        as_many = len(range(*theirs["range"])) == len(range(*edit["range"]))
+    except (KeyError, TypeError, ValueError):  # of no file of ours
+        return path
+    if not as_many:  # 7 and 10 edits in batches of 5 are both "5*2"
         return path
     return own if same({**other, "edit": {**theirs, "range": edit["range"]}}, settings) else path
 

@@ -51,11 +51,11 @@ def drawn(logits: Tensor, generator: random.Random) -> int:
 
     Logits that differ by rounding alone are equal here: the smaller id goes first. UserError for NaN or infinity.
     """
+    if not logits.max().isfinite():  # also if any of them is NaN
+        raise UserError("no context templates can be drawn: the model's logits are NaN or infinite")
     steps = ((logits - logits.max()) * DIGITS).round()  # (vocabulary,), 0 at the likeliest
     least = steps.topk(min(LIKELIEST, len(steps))).values[-1]
     reached = (steps >= least).nonzero().flatten().tolist()
     chosen = sorted(sorted(reached, key=lambda token: (-float(steps[token]), token))[:LIKELIEST])
-    if not chosen:
-        raise UserError("no context templates can be drawn: the model's logits are NaN or infinite")
     token: int = generator.choices(chosen, [math.exp(float(steps[token]) / DIGITS) for token in chosen])[0]
     return token

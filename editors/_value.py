@@ -59,6 +59,8 @@ class TargetSettings:
             raise ValueError('context_templates: the first must be "{}", and each must contain {} exactly once')
         if not self.layers or self.v_num_grad_steps < 1:
             raise ValueError("layers and v_num_grad_steps: expected at least one layer and one step")
+        if not (self.v_lr > 0 and self.clamp_norm_factor > 0 and self.mom2_n_samples > 0):
+            raise ValueError("v_lr, clamp_norm_factor and mom2_n_samples: expected more than 0")
 
     @property
     def corpus(self) -> Corpus:

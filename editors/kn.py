@@ -69,7 +69,6 @@ class KN(Editor):
     name = "KN"
     modes = frozenset({"Instance-Sequential"})
     hparams = KNSettings
-    trained_by = ""
 
     def __init__(self, lm: LM, hp: KNSettings, seed: int = 0) -> None:
         at_hand(lm.model, [*(f"{lm.mlp_out(layer)}.weight" for layer in range(lm.n_layers)), lm.embeddings])
@@ -99,6 +98,8 @@ class KN(Editor):
             raise UserError(
                 f"edit {edit.index}: KN looks for the neurons of the old answer, but there is none ('pred')"
             )
+        if len(prompt) + max(len(old), len(self._answer(edit, edit.target))) > lm.context:
+            raise UserError(f"edit {edit.index}: {len(prompt)} tokens long, too long for '{lm.name}' ({lm.context})")
         if self.hp.grow_prompt:
             said = greedy(lm, [prompt], len(old), past_end=True)[0]
             rows, wanted = [prompt + said[:i] for i in range(len(old))], [[token] for token in old]

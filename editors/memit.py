@@ -114,7 +114,7 @@ class MEMIT(TargetEditor):
         batch, block = Batch(lm, prompts), lm.block(last)
         points, seen = resume(lm, batch.reads.tokens, range(last, last + 1), batch.column, block)
         h0 = seen[block].output[:: batch.rows_each, batch.column]  # the bare prompts, (B, d)
-        best = optimise(batch, points[last], block, h0, self.hp, self.hp.v_loss_layer)
+        best = optimise(batch, points[last], block, h0, self.hp, max(self.hp.v_loss_layer, last))
         return h0.float() + best.delta, best.losses
 
     @torch.no_grad()

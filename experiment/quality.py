@@ -75,7 +75,7 @@ def _unrelated(lm: LM, edits: Sequence[Edit]) -> list[Row]:
     counts = [len(_ids(lm, e, e.locality_answer or " ")) for e in edits]
     if not edits:
         return []
-    longest = max(counts)
+    longest = max(1, *counts)
     rows = [fit(lm, encode(lm, e.locality or ""), longest)[0] for e in edits]
     return [new[:n] for new, n in zip(greedy(lm, rows, longest), counts, strict=True)]
 

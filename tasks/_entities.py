@@ -98,13 +98,15 @@ def _named_without(piece: str, tokens: Sequence[str]) -> list[tuple[int, int]]:
 
 
 def _readings(piece: str) -> Iterator[str]:
-    """What one pair encloses; the piece, unless it begins or ends with half a pair; the piece without any around it."""
+    """What one pair encloses; the piece, unless it begins or ends with half a pair; the piece without any around it, at
+    last also behind a full stop: '"Rome".'."""
     first, inner, last = piece[:1], piece[1:-1], piece[-1:]
     if _PARTNER.get(first) == last and not {first, last} & {*inner}:
         yield inner
     if all(_PARTNER.get(edge, "") in rest for edge, rest in ((first, piece[1:]), (last, piece[:-1]))):
         yield piece
     yield piece.strip(_AROUND)
+    yield piece.rstrip(". ").strip(_AROUND)
 
 
 def _spelled(piece: str, tokens: Sequence[str]) -> list[tuple[int, int]]:

@@ -90,3 +90,9 @@ def test_an_edit_without_an_old_answer_is_refused() -> None:
     """Its neurons would be those of nothing: no number, and silently no update."""
     with pytest.raises(UserError, match="edit 7: KN looks for the neurons of the old answer, but there is none"):
         KN(tiny("gpt2"), SETTINGS).deltas([Edit("Where is Ann?", "Ann", "Rome", "", index=7)])
+
+
+def test_a_prompt_beyond_the_context_is_refused(lm: LM, edits: list[Edit]) -> None:
+    long = dataclasses.replace(edits[0], prompt="word " * lm.context + edits[0].prompt)
+    with pytest.raises(UserError, match=r"^edit 0: \d+ tokens long, too long for"):
+        KN(lm, KNSettings(steps=2, batch_size=2, adaptive_threshold=0.2)).deltas([long])

@@ -356,3 +356,8 @@ def test_what_the_docstart_lines_would_change(file: Path) -> None:
 def test_a_type_nobody_asked_for_is_0_not_nan() -> None:
     rows = scored(["x"], ["O"], {"PER": " x"})[:1]
     assert summarize(TASK, rows)["as_released"] == Measure(0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("text", [' "Rome".', " (Rome).", " [Rome].", " Rome."])
+def test_a_full_stop_behind_quotes_or_brackets(text: str) -> None:
+    assert claims(text, "LOC", ["In", "Rome", "now"]) == {("LOC", 1, 1)}

@@ -69,7 +69,6 @@ def load(
         ) from error
     except Exception as error:  # the loaders' many kinds, and whatever torch says of a device that is not there
         raise UserError(f"cannot load the model at {folder} onto {device_map or place}: {first_line(error)}") from error
-    model.config.return_dict = True  # outputs are read by their names
     return LM(model, tokenizer, name, folder, fingerprint)
 
 

@@ -91,6 +91,7 @@ class LM:
         fingerprint: str | None = None,
     ) -> None:
         self.model = model.eval().requires_grad_(False)
+        self.model.config.return_dict = True  # outputs are read by their names
         self.tokenizer = tokenizer
         self.name = name
         self.folder = folder
