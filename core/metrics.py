@@ -24,6 +24,8 @@ from core.types import Measure, Ratio, Scored, Task
 
 RESAMPLES = 1000
 SEED = 0
+MEASURES = ("text_logprob", "reference_logprob", "reference_logprob_best", "choice_probability", "drift")
+"""How likely a model finds the texts of a sample: see core.lm.likelihood."""
 ROUGE_TYPES = ("rouge1", "rouge2", "rougeL")
 
 Array = NDArray[np.float64]
@@ -145,11 +147,26 @@ def headline(name: str, scored: Scored) -> dict[str, Ratio]:
     }
 
 
+def ratios(task: Task, scored: Scored) -> dict[str, Ratio]:
+    """Every metric of the task over the same records, headline first, then what was measured with the completions."""
+    return {**task.ratios(scored), **likelihoods(scored)}
+
+
+def likelihoods(scored: Scored) -> dict[str, Ratio]:
+    """The mean of each of `Completion.measures` over the samples that have it."""
+    measures = [completion.measures for _, completion, _ in scored]
+    return {
+        name: mean(scored, (m.get(name, 0.0) for m in measures), (float(name in m) for m in measures))
+        for name in MEASURES
+        if any(name in m for m in measures)
+    }
+
+
 def summarize(task: Task, scored: Scored) -> dict[str, Measure]:
-    """The task's metrics with their intervals, headline first. Raises ValueError if there are no samples."""
+    """Those metrics with their intervals. Raises ValueError if there are no samples."""
     if not scored:
         raise ValueError("no samples to summarize")
-    return {name: _measured(ratio) for name, ratio in task.ratios(scored).items()}
+    return {name: _measured(ratio) for name, ratio in ratios(task, scored).items()}
 
 
 def _measured(ratio: Ratio) -> Measure:

@@ -61,6 +61,8 @@ class Result:
     truncated: int
     degenerate: dict[str, int]
     published: dict[str, Any] | None
+    collapsed: str | None = None
+    """How an edited model shows that it has broken down; None if it does not."""
     edited: EditRecord | None = None
     """None for the unedited model. Its fields stand in the file among the others."""
     settings: dict[str, Any]
@@ -71,7 +73,10 @@ class Result:
         """The text of the file."""
         content: dict[str, Any] = {"format": FORMAT}
         for key, value in asdict(self).items():
-            content |= (value or {}) if key == "edited" else {key: value}
+            if key == "edited":
+                content |= value or {}
+            elif key != "collapsed" or value:
+                content[key] = value
         return json.dumps(content, ensure_ascii=False, indent=1) + "\n"
 
     @classmethod
@@ -110,6 +115,7 @@ def _result(content: dict[str, Any]) -> Result:
         truncated=int(content.get("truncated", 0)),
         degenerate={kind: int(count) for kind, count in (content.get("degenerate") or {}).items()},
         published=published and _object(published),
+        collapsed=(reason := content.get("collapsed")) and str(reason),
         edited=_edit_record(content) if settings["edit"] else None,
         settings=settings,
         environment=_object(content["environment"]),
@@ -209,6 +215,7 @@ def read_samples(file: Path) -> Scored:
                     line["truncated"],
                     ended=line.get("ended"),
                     full=line.get("full"),
+                    measures=_object(line.get("measures", {})),
                 ),
                 Score(line["score"], line["answer"], _object(line["parts"])),
             )
@@ -263,6 +270,7 @@ def write(path: Path, result: Result, scored: Sequence[tuple[Sample, Completion,
         {"id": s.id, "prompt": s.prompt, "completion": c.text, "choice": c.choice, "truncated": c.truncated}
         | {"ended": c.ended, "full": c.full}
         | {"answer": score.answer, "reference": s.reference, "score": score.value, "parts": dict(score.parts)}
+        | ({"measures": dict(c.measures)} if c.measures else {})
         for s, c, score in scored
     )
     samples = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)

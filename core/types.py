@@ -57,11 +57,21 @@ class Edit:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One question to the model. `reference` is whatever the task's own `score` needs, JSON-serialisable."""
+    """One question to the model. `reference` is whatever the task's own `score` needs, JSON-serialisable.
+
+    `answers` are texts that would be right behind the prompt, as they follow a blank: the first is the one whose
+    likelihood is measured. None is known of samples that are read back from a result.
+    """
 
     id: str
     prompt: str
     reference: Any
+    answers: tuple[str, ...] = ()
+
+    @property
+    def reference_text(self) -> str | None:
+        """The first of the answers, None if there is none."""
+        return next(iter(self.answers), None)
 
     @property
     def record(self) -> str:
@@ -76,7 +86,8 @@ class Completion:
     `choice` is the likeliest of the task's label words (None if it has none); `truncated` says that the prompt lost
     tokens on its left to fit the model's context; `finite` is False where the model's logits were NaN or infinite.
     `ended` says whether an end token came, and `full` is the text with special tokens kept, that of the end included,
-    where it is another one. Samples of older results know neither: there `ended` is None.
+    where it is another one. Samples of older results know neither: there `ended` is None. `measures` says how likely
+    the model finds the texts of the sample, as far as that was measured: see core.lm.likelihood.
     """
 
     text: str
@@ -85,6 +96,7 @@ class Completion:
     finite: bool = True
     ended: bool | None = False
     full: str | None = None
+    measures: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def seen(self) -> str:

@@ -23,8 +23,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from core.errors import EditRefused
+from core.lm.batches import in_batches
 from core.lm.forward import final_states, resume
-from core.lm.generate import in_batches
 from core.lm.hooks import trace
 from core.lm.model import orient
 from core.lm.tokens import Row, in_template, pad

@@ -13,6 +13,7 @@ from core.registry import names, rows
 from core.script import Parser, positive
 from core.types import DTYPES, MODES
 from experiment.asked import EditRequest, Experiment, Placement, checked
+from experiment.measures import NAMES
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +37,13 @@ def parser(description: str = "Score a model on a task, on several, or on all.")
     p.add_argument("--seed", type=int, default=0, help="seed of everything that is drawn (default: 0)")
     p.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="default: test-result")
     p.add_argument("--batch-tokens", type=positive, metavar="N", help="token budget of a batch; never changes a result")
+    p.add_argument(
+        "--measures",
+        type=words,
+        default=("all",),
+        metavar="NAME,NAME",
+        help=f"what is measured beside the scores: {', '.join(NAMES)}, all or none (default: all)",
+    )
     p.add_argument("--all-metrics", action="store_true", help="show every metric; result files hold them anyway")
     p.add_argument("--overwrite", action="store_true", help="replace results made with other settings, redo equal ones")
     return p
@@ -78,6 +86,9 @@ def after_parser() -> Parser:
         default=1000.0,
         metavar="TIMES",
         help="largest update, in weight norms (default: 1000)",
+    )
+    p.add_argument(
+        "--stop-when-collapsed", action="store_true", help="edit no further once the model has collapsed on every task"
     )
     p.add_argument(
         "--save-every", type=amount, default=60.0, metavar="SECONDS", help="keep the edits of a long run (default: 60)"
@@ -123,8 +134,18 @@ FLAGS = (
         "device",
         "dtype",
     ),
-    *("batch_tokens", "on_error", "device_map", "attn", "hparams", "edit_batch", "max_update", "save_every"),
-    *("save_model", "overwrite"),
+    *(
+        "measures",
+        "batch_tokens",
+        "on_error",
+        "device_map",
+        "attn",
+        "hparams",
+        "edit_batch",
+        "max_update",
+        "save_every",
+    ),
+    *("save_model", "stop_when_collapsed", "overwrite"),
 )
 """Every argument that is no position, in the order in which a command shows them."""
 

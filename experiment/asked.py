@@ -13,11 +13,12 @@ from core.errors import UserError
 from core.folders import HPARAMS, RESULTS
 from core.registry import rows, spelled, stated
 from core.types import MODES, Edit, Mode, per_update
+from experiment import measures as measured
 from inputs.sources import find_edits, find_model, located
 from tasks import EIGHT
 
-ALL = "all"
-"""The word for the eight tasks of the paper."""
+ALL, NONE = "all", "none"
+"""Words for the eight tasks of the paper, for every measure, and for none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +70,9 @@ class Experiment:
     limit: int | None = None
     seed: int = 0
     placement: Placement = field(default_factory=Placement)
+    measures: tuple[str, ...] = ("all",)
     batch_tokens: int | None = None
+    stop_when_collapsed: bool = False
     results: Path = RESULTS
     overwrite: bool = False
 
@@ -84,7 +87,13 @@ def checked(asked: Experiment) -> Experiment:
         if name in tasks:
             located(f"task-data/{file}", asked.data)
     edit = None if asked.edit is None else _edit(asked.edit, asked.model, asked.data)
-    return replace(asked, tasks=(ALL,) if tasks == EIGHT else tasks, edit=edit)
+    measures = measure_names(asked.measures)
+    return replace(
+        asked,
+        tasks=(ALL,) if tasks == EIGHT else tasks,
+        edit=edit,
+        measures=(ALL,) if measures == measured.NAMES else measures or (NONE,),
+    )
 
 
 def task_names(words: Sequence[str]) -> tuple[str, ...]:
@@ -92,6 +101,14 @@ def task_names(words: Sequence[str]) -> tuple[str, ...]:
     known = stated("tasks", "TASK", "file")
     lists = (EIGHT if word.lower() == ALL else (spelled("task", word, known),) for word in words)
     return tuple(dict.fromkeys(itertools.chain.from_iterable(lists)))
+
+
+def measure_names(words: Sequence[str]) -> tuple[str, ...]:
+    """The measures that are meant, in their order. UserError for one that there is not."""
+    meant = {spelled("measure", word, (*measured.NAMES, ALL, NONE)) for word in words}
+    if NONE in meant and len(meant) > 1:
+        raise UserError("--measures: none goes with no other word")
+    return tuple(name for name in measured.NAMES if name in meant or ALL in meant)
 
 
 def _edit(request: EditRequest, model: str | None, data: Path | None) -> EditRequest:

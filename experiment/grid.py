@@ -54,6 +54,8 @@ class Sweep:
     device: str | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     batch_tokens: int | None = None
+    measures: tuple[str, ...] = ("all",)
+    stop_when_collapsed: bool = False
     on_error: Literal["stop", "skip"] = "stop"
 
     def __post_init__(self) -> None:
@@ -123,6 +125,8 @@ def _experiment(sweep: Sweep, model: str | None, edit: EditRequest | None = None
         seed=sweep.seed,
         placement=Placement(device=sweep.device, dtype=sweep.dtype),
         batch_tokens=sweep.batch_tokens,
+        measures=sweep.measures,
+        stop_when_collapsed=sweep.stop_when_collapsed,
         results=Path(sweep.results),
     )
 

@@ -1,4 +1,4 @@
-"""The words of a notebook: load, wrap, edits, edited, probe, score."""
+"""The words of a notebook: load, wrap, edits, edited, probe, expect, score."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,15 +10,18 @@ from transformers import PreTrainedModel
 
 from core import hparams, results
 from core.errors import UserError
+from core.lm.likelihood import Expected
 from core.lm.load import load as load_folder
 from core.lm.model import LM
 from core.metrics import summarize
 from core.registry import discover, pick
-from core.types import MODES, Edit, Editor, Measure, Scored, Task, per_update
+from core.types import MODES, Edit, Editor, Measure, Sample, Scored, Task, per_update
 from editors import regularizers
-from experiment import quality
+from experiment import measures, quality
 from experiment.asked import batches, settings_file
 from experiment.editing import Editing, Rules, editor_of
+from experiment.measures.asked import questions
+from experiment.measures.unedited import measured
 from experiment.plan import limited
 from experiment.quality import Probe
 from experiment.quality import probe as probe
@@ -130,13 +133,34 @@ class Scores:
 
 
 def score(
-    lm: LM, task: str, *, limit: int | None = None, data: Path | str | None = None, batch_tokens: int | None = None
+    lm: LM,
+    task: str,
+    *,
+    limit: int | None = None,
+    data: Path | str | None = None,
+    batch_tokens: int | None = None,
+    unedited: Sequence[Expected] | None = None,
 ) -> Scores:
-    """Score the model, as it is now, on the first `limit` records of a task. UserError for data it cannot read."""
-    chosen: Task = pick("task", task, discover("tasks", "TASK"))
-    samples = limited(list(chosen.samples(_file(f"task-data/{chosen.file}", data))), limit)
-    scored = score_model(lm, chosen, samples, batch_tokens)
+    """Score the model, as it is now, on the first `limit` records of a task. UserError for data it cannot read.
+
+    `unedited` is what `expect` returned of the same records before the edits: with it the drift is measured too.
+    """
+    chosen, samples = _samples(task, limit, data)
+    wanted = {*measures.NAMES} if unedited is not None else {*measures.NAMES} - {"drift"}
+    asked = questions(lm, chosen, samples, wanted, unedited)
+    scored = score_model(lm, chosen, samples, batch_tokens, asked=asked)
     return Scores(chosen.name, summarize(chosen, scored), len({sample.record for sample in samples}), scored)
+
+
+def expect(lm: LM, task: str, *, limit: int | None = None, data: Path | str | None = None) -> list[Expected]:
+    """What the model, as it is now, expects at the reference answers of a task: for `score` to measure a drift from."""
+    chosen, samples = _samples(task, limit, data)
+    return measured(lm, chosen, samples)
+
+
+def _samples(task: str, limit: int | None, data: Path | str | None) -> tuple[Task, list[Sample]]:
+    chosen: Task = pick("task", task, discover("tasks", "TASK"))
+    return chosen, limited(list(chosen.samples(_file(f"task-data/{chosen.file}", data))), limit)
 
 
 def _file(name: str, data: Path | str | None) -> Path:

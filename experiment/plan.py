@@ -16,7 +16,7 @@ from core.disk.digest import sha256
 from core.errors import UserError
 from core.registry import discover
 from core.types import Edit, Editor, Regularizer, Sample, Task
-from experiment.asked import EditRequest, Experiment, checked, settings_file, task_names, updates_of
+from experiment.asked import EditRequest, Experiment, checked, measure_names, settings_file, task_names, updates_of
 from inputs.sources import Source, default_model, find_data, find_edits
 
 if TYPE_CHECKING:  # torch takes seconds to import, and command lines are read without it
@@ -82,6 +82,12 @@ class Plan:
     samples: Mapping[str, list[Sample]]
     schedule: Schedule | None
     wanted: tuple[Wanted, ...]
+    measures: tuple[str, ...] = ()
+
+    @property
+    def unedited(self) -> Path:
+        """Where the results of the unedited model are: `root`, but for drawn edits, which have a folder in it."""
+        return self.root if self.schedule is None or self.schedule.request.draw is None else self.root.parent
 
     @property
     def edited(self) -> dict[str, Any]:
@@ -122,7 +128,8 @@ def resolve(experiment: Experiment, models: Models) -> Plan:
             stem = results.stem(root, task.name, schedule.name_until(count) if schedule else None)
             stem = results.beside_another_range(stem, settings)
             wanted.append(Wanted(task, count, stem, settings))
-    return Plan(experiment, model, root, sources, samples, schedule, tuple(wanted))
+    measures = measure_names(experiment.measures)
+    return Plan(experiment, model, root, sources, samples, schedule, tuple(wanted), measures)
 
 
 def limited(samples: Sequence[Sample], limit: int | None) -> list[Sample]:

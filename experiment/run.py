@@ -11,9 +11,14 @@ from core import results
 from core.disk import lock
 from core.disk.whole import clear
 from core.errors import Interrupted, UserError
+from core.lm.likelihood import Expected
+from core.lm.model import LM
 from core.results import EditRecord, Result
+from core.types import Task
 from experiment.course import Course, timed
 from experiment.export import exported
+from experiment.measures import collapse, unedited
+from experiment.measures.asked import questions
 from experiment.models import Bench, Models
 from experiment.plan import Plan, Wanted
 from experiment.scoring import result_of, score_model
@@ -60,6 +65,10 @@ class _Run:
     plan: Plan
     models: Models
     seconds: dict[str, float] = field(default_factory=dict)
+    expected: dict[str, list[Expected]] = field(default_factory=dict)
+    """By task, what the unedited model expects: drifts are measured from it."""
+    collapsed: set[tuple[str, int]] = field(default_factory=set)
+    """Task and number of edits of the results that show a broken model."""
     kept: dict[str, str] = field(default_factory=dict)
     """What a signal from now on would leave, in words."""
     done: int = 0
@@ -82,12 +91,12 @@ class _Run:
                 self._count(len(there))
                 for wanted in plan.wanted:
                     if result := there.get(str(wanted.stem)):
-                        yield Made(wanted, result, new=False)
+                        yield self._made(wanted, result, new=False)
                         if wanted in begun:  # by a run that was killed when it had just written the result
                             wanted.beside("journal").unlink(missing_ok=True)
                             for ending in (".json", ".jsonl"):
                                 clear(wanted.stem.with_name(wanted.stem.name + ending))
-                absent = [wanted for wanted in plan.wanted if str(wanted.stem) not in there]
+                absent = [w for w in plan.wanted if str(w.stem) not in there and not self._over(w.edits)]
                 if absent or unsaved:
                     note.write()
                     yield from self._make(absent, unsaved)
@@ -114,9 +123,12 @@ class _Run:
         course = Course(plan, bench, self._checkpoint(self._place(bench)), self.seconds) if plan.schedule else None
         try:
             if course:
+                self._expect(bench.lm, {wanted.task.name: wanted.task for wanted in absent})
                 course.go_on(absent[0].edits if absent else len(course.schedule.edits))
                 self._keep(course)
             for count, group in itertools.groupby(absent, key=lambda wanted: wanted.edits):
+                if self._over(count):
+                    return
                 record = None
                 if course:
                     self._advance(course, count)
@@ -130,6 +142,14 @@ class _Run:
         finally:
             if course:
                 course.editing.undo()
+
+    def _expect(self, lm: LM, tasks: Mapping[str, Task]) -> None:
+        """Measure what drifts are measured from, before any edit."""
+        if "drift" in self.plan.measures:
+            with timed(self.seconds, "expect"):
+                folder = self.plan.unedited / "expected"
+                for name, task in tasks.items():
+                    self.expected[name] = unedited.kept(lm, task, self.plan.samples[name], folder)
 
     def _advance(self, course: Course, count: int) -> None:
         try:
@@ -146,21 +166,35 @@ class _Run:
         task, samples = wanted.task, self.plan.samples[wanted.task.name]
         budget = self.plan.experiment.batch_tokens
         # Completions of this very result alone: same settings, same code, same batches.
-        made_by = [results.without_paths(wanted.settings), self._place(bench), budget]
+        made_by = [results.without_paths(wanted.settings), self._place(bench), budget, self.plan.measures]
         key = json.dumps(made_by, sort_keys=True)
         journal = Journal(wanted.beside("journal"), hashlib.sha256(key.encode()).hexdigest())
         try:
             with timed(self.seconds, "score"):
-                scored = score_model(bench.lm, task, samples, budget, journal)
+                asked = questions(bench.lm, task, samples, self.plan.measures, self.expected.get(task.name))
+                scored = score_model(bench.lm, task, samples, budget, journal, asked)
         finally:
             self.kept["completions"] = f"{len(journal)} of {len(samples)} completions of {task.name}"
         result = result_of(task, scored, wanted.settings, bench.environment, dict(self.seconds))
-        result = replace(result, edited=record)
+        why = collapse.reason(task, result, bench.lm.vocabulary) if wanted.edits else None
+        result = replace(result, edited=record, collapsed=why)
         results.write(wanted.stem, result, scored)
         self._count(self.done + 1)
         del self.kept["completions"]
         journal.remove()
-        return Made(wanted, result, new=True)
+        return self._made(wanted, result, new=True)
+
+    def _made(self, wanted: Wanted, result: Result, new: bool) -> Made:
+        if result.collapsed:
+            self.collapsed.add((wanted.task.name, wanted.edits))
+        return Made(wanted, result, new)
+
+    def _over(self, count: int) -> bool:
+        """Whether the model is to be edited no further than a smaller number of edits, where no task was left whole."""
+        by_count: dict[int, list[bool]] = {}
+        for wanted in self.plan.wanted:
+            by_count.setdefault(wanted.edits, []).append((wanted.task.name, wanted.edits) not in self.collapsed)
+        return self.plan.experiment.stop_when_collapsed and any(n < count and not any(by_count[n]) for n in by_count)
 
     def _place(self, bench: Bench) -> dict[str, Any]:
         """What last digits depend on beside the settings."""

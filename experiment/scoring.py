@@ -8,6 +8,7 @@ import torch
 from core import published
 from core.errors import UserError
 from core.lm.generate import complete
+from core.lm.likelihood import Asked
 from core.lm.model import LM
 from core.metrics import records, summarize
 from core.results import Result
@@ -20,11 +21,15 @@ def score_model(
     samples: Sequence[Sample],
     batch_tokens: int | None = None,
     done: MutableMapping[int, Completion] | None = None,
+    asked: Sequence[Asked] | None = None,
 ) -> list[tuple[Sample, Completion, Score]]:
-    """Complete and judge every sample. `done` holds completions by index: an earlier run's, in the end all."""
+    """Complete and judge every sample, and measure what is `asked` of it.
+
+    `done` holds completions by index: an earlier run's, in the end all.
+    """
     prompts = [sample.prompt for sample in samples]
     try:
-        completions = complete(lm, prompts, task.max_new_tokens, task.choices, batch_tokens, done)
+        completions = complete(lm, prompts, task.max_new_tokens, task.choices, batch_tokens, done, asked)
     except torch.OutOfMemoryError as error:
         raise UserError(f"{task.name}: one prompt alone does not fit in memory; try --dtype bfloat16") from error
     return [(s, c, task.score(s, c)) for s, c in zip(samples, completions, strict=True)]

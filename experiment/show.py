@@ -6,13 +6,15 @@ from pathlib import Path
 from core import metrics, published, results
 from core.errors import UserError
 from core.results import EditRecord, Result
-from core.types import Measure
+from core.types import Measure, Ratio
 from experiment import quality
 from experiment.plan import Plan, Wanted
 from experiment.run import Edited, Made
 
-SHORT = ("answered", "choice_accuracy", "trivial")
+SHORT = ("answered", "choice_accuracy", "trivial", *metrics.MEASURES)
 """Metrics that are shown with the headline, and `as_released...` where a published score is beside them."""
+COMPARED = ("reference_logprob", "text_logprob")
+"""Metrics that are compared with those before the edits, beside the headline."""
 LARGE = 0.5
 """Of a weight's norm: a change above this is said."""
 
@@ -51,27 +53,32 @@ def _short(result: Result) -> Mapping[str, Measure]:
 def change(made: Made) -> list[str]:
     """`NER f1 0.091 -> 0.000 (8 records; not shown to differ)`, if the result before the edits is near; else nothing.
 
-    It differs where the 95 % interval of the paired difference leaves 0 out.
+    One line for the headline, one each for what of `COMPARED` was measured both times. It differs where the 95 %
+    interval of the paired difference leaves 0 out.
     """
-    wanted, result = made.wanted, made.result
-    before = unedited(wanted)
+    task, result, before = made.wanted.task, made.result, unedited(made.wanted)
     if before is None or before[0].headline != result.headline:
         return []
-    first, path = before
     try:
-        ratios = [
-            wanted.task.ratios(results.read_samples(stem.with_name(f"{stem.name}.jsonl")))[result.headline]
-            for stem in (path, wanted.stem)
-        ]
+        first, last = (
+            metrics.ratios(task, results.read_samples(stem.with_name(f"{stem.name}.jsonl")))
+            for stem in (before[1], made.wanted.stem)
+        )
     except UserError:
         return []
-    if ratios[0].records != ratios[1].records:
+    names = [name for name in (result.headline, *COMPARED) if name in first and name in last]
+    if first[result.headline].records != last[result.headline].records:
         return []
-    gap = metrics.difference(*ratios)
+    return [f"{task.name} {name} {_difference(first[name], last[name], result.n)}" for name in names]
+
+
+def _difference(before: Ratio, after: Ratio, n: int) -> str:
+    """`0.091 -> 0.000 (8 records; not shown to differ)`."""
+    gap = metrics.difference(before, after)
     verdict = f"differs by {gap.value:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]"
     verdict = "not shown to differ" if gap.low <= 0 <= gap.high else verdict
-    values = " -> ".join(f"{r.metrics[r.headline].value:.3f}" for r in (first, result))
-    return [f"{wanted.task.name} {result.headline} {values} ({counted(result.n, 'record')}; {verdict})"]
+    values = " -> ".join(f"{metrics.value(ratio):.3f}" for ratio in (before, after))
+    return f"{values} ({counted(n, 'record')}; {verdict})"
 
 
 def unedited(wanted: Wanted) -> tuple[Result, Path] | None:
@@ -91,14 +98,15 @@ def unedited(wanted: Wanted) -> tuple[Result, Path] | None:
 
 
 def remarks(made: Made) -> list[str]:
-    """That the model says nothing any more (or never did), or nothing that could be read."""
+    """That the model has collapsed, says nothing, or nothing that could be read."""
     result, edited = made.result, made.wanted.edits > 0
-    word = "collapsed" if edited else "degenerate"
     lines = [
-        f"{word}: {count} of {counted(result.completions, 'completion')} are {kind.replace('_', ' ')}"
+        f"degenerate: {count} of {counted(result.completions, 'completion')} are {kind.replace('_', ' ')}"
         for kind, count in result.degenerate.items()
         if count > result.completions / 2
     ]
+    if result.collapsed:
+        lines.append(f"collapsed: {result.collapsed}")
     unread = "answered" in result.metrics and result.metrics["answered"].value == 0
     if unread and "choice_accuracy" in result.metrics and not edited:
         lines.append("no completion could be read as a label (its format, not its ability): see choice_accuracy")

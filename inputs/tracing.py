@@ -24,8 +24,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from core.lm.batches import in_batches
 from core.lm.forward import final_states, resume
-from core.lm.generate import in_batches
 from core.lm.hooks import replaced, trace
 from core.lm.model import LM
 from core.lm.reads import Reads, joined

@@ -32,7 +32,8 @@ class ClosedDomainQA(LabelTask):
                 "Please answer the given question based on the passage. The answer should be exact 'yes' or 'no'. "
                 f"passage: {passage} question: {question}. answer:"
             )
-            yield Sample(str(index), prompt, "yes" if files.field(record, "answer", bool, where) else "no")
+            label = "yes" if files.field(record, "answer", bool, where) else "no"
+            yield Sample(str(index), prompt, label, (label,))
 
     def released(self, sample: Sample, seen: str) -> Mapping[str, float]:
         text = between(sample.prompt + seen, "answer:").lower()

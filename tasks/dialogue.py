@@ -31,7 +31,8 @@ class Dialogue(LabelTask):
                 f"Q: {files.field(record, 'article', str, where)} Which choice is correct? "
                 f"Answer Chioces: (A){a}(B){b}(C){c}(D){d} A: Among A through D, the answer is"
             )
-            yield Sample(path.stem, prompt, files.label(files.field(record, "answers", str, where), letters, where))
+            letter = files.label(files.field(record, "answers", str, where), letters, where)
+            yield Sample(path.stem, prompt, letter, (letter,))
 
     def released(self, sample: Sample, seen: str) -> Mapping[str, float]:
         text = (sample.prompt + seen).split("the answer is")[-1]

@@ -44,7 +44,8 @@ class NER:
             for kind, word in WORDS.items():
                 prompt = f"Please identify {word} Entity from the given text. Text: {sentence(tokens)} Entity:"
                 reference = {"tokens": tokens, "tags": tags, "type": kind, "sentence": index}
-                yield Sample(f"{index}/{kind}", prompt, reference)
+                named = [sentence(tokens[first : last + 1]) for of, first, last in _spans(tags) if of == kind]
+                yield Sample(f"{index}/{kind}", prompt, reference, (", ".join(named),) if named else ())
 
     def score(self, sample: Sample, completion: Completion) -> Score:
         tokens, tags, kind = (sample.reference[key] for key in ("tokens", "tags", "type"))
@@ -99,7 +100,7 @@ def _tags(group: Group) -> tuple[list[str], list[str]]:
 
 def _counts(group: Group, gold: list[str], named: list[str]) -> list[list[float]]:
     """Of a sentence, per type: tp, fp, fn, prompts, answered prompts, found and out of as released. (4, 7)"""
-    right, said, rows = _spans(gold), _spans(named), []
+    right, said, rows = {*_spans(gold)}, {*_spans(named)}, []
     for kind in KINDS:
         sizes = [sum(span[0] == kind for span in spans) for spans in (right & said, said - right, right - said)]
         score = group[kind][2] if kind in group else Score(None, "", {})
@@ -121,10 +122,12 @@ def _by_seqeval(rates: dict[str, Ratio], gold: Sequence[Any], named: Sequence[An
     return {name: replace(ratio, by_reference=theirs[name]) for name, ratio in rates.items()}
 
 
-def _spans(tags: list[str]) -> set[Span]:
+def _spans(tags: list[str]) -> list[Span]:
+    """The entities in the order of the sentence."""
     from seqeval.metrics.sequence_labeling import get_entities  # type: ignore[import-untyped]
 
-    return set(get_entities(tags))
+    spans: list[Span] = get_entities(tags)
+    return spans
 
 
 TASK = NER()

@@ -27,7 +27,8 @@ class NLI(LabelTask):
         seen: set[str] = set()
         for where, row in files.tsv(data, ("index", "sentence1", "sentence2", "label")):
             prompt = f"{row['sentence1']} entails the {row['sentence2']}. True or False? answer:"
-            yield Sample(files.sample_id(row["index"], seen, where), prompt, files.label(row["label"], labels, where))
+            label = files.label(row["label"], labels, where)
+            yield Sample(files.sample_id(row["index"], seen, where), prompt, label, (label,))
 
     def released(self, sample: Sample, seen: str) -> Mapping[str, float]:
         text = (sample.prompt + seen).split("answer:")[-1]

@@ -60,7 +60,8 @@ class OpenDomainQA:
             prompt = (
                 f"Refer to the passage below and answer the following question. Passage: {passage} Question: {question}"
             )
-            yield Sample(str(index), prompt, files.strings(record, "answer", where))
+            answers = files.strings(record, "answer", where)
+            yield Sample(str(index), prompt, answers, tuple(answers))
 
     def score(self, sample: Sample, completion: Completion) -> Score:
         references = {normalise(reference) for reference in sample.reference}

@@ -37,7 +37,7 @@ class Reasoning:
                 raise UserError(f"{where}: expected {wanted} at the end of 'answer', got {short(answer or hint)}")
             prompt = f"Q: {question} A:Let's think step by step. {hint} {CUE}"
             last = next(reversed(numbers(hint)), None)
-            yield Sample(str(index), prompt, {"answer": answer, "last_of_hint": last})
+            yield Sample(str(index), prompt, {"answer": answer, "last_of_hint": last}, (answer.strip(),))
 
     def score(self, sample: Sample, completion: Completion) -> Score:
         answer = sample.reference["answer"]

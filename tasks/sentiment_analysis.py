@@ -27,7 +27,8 @@ class SentimentAnalysis(LabelTask):
                 "For each snippet of text,label the sentiment of the text as positive or negative."
                 f"The answer should be exact 'positive' or 'negative'. text: {row['sentence']} answer:"
             )
-            yield Sample(str(index), prompt, files.label(row["label"], labels, where))
+            label = files.label(row["label"], labels, where)
+            yield Sample(str(index), prompt, label, (label,))
 
     def released(self, sample: Sample, seen: str) -> Mapping[str, float]:
         text = (sample.prompt + seen).split("answer:")[-1]

@@ -54,7 +54,8 @@ class Summarization:
         for where, record in files.json_list(data):
             name = files.sample_id(files.field(record, "id", str, where), seen, where)
             prompt = f"{files.field(record, 'dialogue', str, where)}\nTL;DR:"
-            yield Sample(name, prompt, files.field(record, "summary", str, where))
+            summary = files.field(record, "summary", str, where)
+            yield Sample(name, prompt, summary, (summary,))
 
     def score(self, sample: Sample, completion: Completion) -> Score:
         scores = rouge(sample.reference, completion.text)

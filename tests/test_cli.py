@@ -221,7 +221,9 @@ def test_sample_lines_and_the_token_budget(call: Call, tmp_path: Path) -> None:
     assert [(line["id"], line["prompt"]) for line in first] == [(s.id, s.prompt) for s in wanted]
     assert all(line["choice"] in ("True", "False") for line in first)
     assert call("NLI", "--batch-tokens", 1, "--overwrite").code == 0
-    assert samples(folder, "result-NLI-before-edit") == first
+    for one, other in zip(samples(folder, "result-NLI-before-edit"), first, strict=True):
+        assert one.pop("measures") == pytest.approx(other.pop("measures"), abs=1e-4)
+        assert one == other
 
 
 def test_an_existing_result_is_reported_not_redone(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,7 +286,7 @@ def test_instance_sequential(call: Call, tmp_path: Path) -> None:
     assert set(found["quality"]["after"]) >= {"reliability", "generalisation", "locality", "locality_tokens"}
     assert found["settings"]["edit"]["range"] == [200, 204, 1]
     assert found["settings"]["edit"]["hparams"]["v_lr"] == 0.5
-    assert set(found["seconds"]) == {"load", "prepare", "probe before", "edit", "probe after", "score"}
+    assert set(found["seconds"]) == {"load", "prepare", "probe before", "expect", "edit", "probe after", "score"}
     assert len(samples(folder, "result-NLI-Instance-Sequential-ROME-4")) == 3
     assert "edit quality: 4 edits in 4 updates" in run.out
     again = call("NLI", "Instance-Sequential", "ROME", 200, 204, 1, after=True)

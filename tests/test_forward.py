@@ -5,7 +5,7 @@ import torch
 from conftest import CONFIGS, OTHERS, ROOT, WINDOWS, tiny
 from torch import Tensor
 
-from core.lm.forward import Prefix, final_states, last_states, resume, shared_prefix
+from core.lm.forward import final_states, resume
 from core.lm.hooks import replaced, trace
 from core.lm.model import LM
 from core.lm.tokens import Padded, encode, pad
@@ -133,16 +133,6 @@ def test_blocks_below_are_not_run_and_all_are_put_back(lm: LM) -> None:
         points[2].run()
     assert not any("forward" in vars(module) for module in lm.model.modules())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in lm.model.modules())
-
-
-def test_the_last_states_behind_a_prefix_are_those_of_each_row_alone(lm: LM) -> None:
-    rows = [encode(lm, f"Say yes or no, and nothing else at all. {text}") for text in TEXTS]
-    prefix = shared_prefix(lm, rows)
-    assert prefix.length > 6  # more than the windows
-    found = last_states(lm, [row[prefix.length :] for row in rows], prefix)
-    alone = torch.cat([whole(lm, pad(lm, [row]))[:, -1] for row in rows])
-    torch.testing.assert_close(found, alone, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(last_states(lm, rows, Prefix()), alone, rtol=1e-4, atol=1e-5)
 
 
 def test_logits_are_the_models_own(lm: LM) -> None:

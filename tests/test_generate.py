@@ -9,8 +9,9 @@ from tokenizers import pre_tokenizers
 
 from core.errors import UserError
 from core.lm import generate
-from core.lm.forward import Prefix, shared_prefix
-from core.lm.generate import complete, fit, greedy, in_batches, sample
+from core.lm.batches import in_batches
+from core.lm.begun import Prefix, shared_prefix
+from core.lm.generate import complete, fit, greedy, sample
 from core.lm.model import LM
 from core.lm.tokens import Row, continuation, decode, encode, pad
 from core.types import Completion
@@ -93,7 +94,7 @@ def test_an_end_of_sequence_ends_a_completion() -> None:
 def test_special_tokens_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     lm = tiny("llama")
     monkeypatch.setattr(
-        generate, "_next_token", lambda lm, rows, *_: [(lm.tokenizer.eos_token_id, 0, True)] * len(rows)
+        generate, "_continued", lambda lm, begun, *_: [([lm.tokenizer.eos_token_id], True)] * len(begun.last)
     )
     (said,) = complete(lm, ["a"], 1)
     assert said == Completion("", ended=True, full=lm.tokenizer.eos_token)
@@ -175,7 +176,6 @@ def test_a_tokenizer_whose_blanks_are_tokens_of_their_own() -> None:
 
 
 def test_one_token_takes_one_forward_pass_with_logits_at_one_position(lm: LM, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lm.model, "generate", lambda *_, **__: pytest.fail("generate was called"))
     passes: list[int] = []
     heads: list[tuple[int, ...]] = []
     lm.model.base_model.register_forward_hook(lambda module, given, out: passes.append(len(out.last_hidden_state)))
@@ -222,8 +222,9 @@ def test_a_context_that_has_no_room_for_a_prompt(new_tokens: int) -> None:
 # --- memory --------------------------------------------------------------------------------------------------------
 
 
-def test_out_of_memory_halves_the_budget_and_retries(lm: LM, monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted, sizes, forward = complete(lm, PROMPTS, 1), [], lm.model.base_model.forward
+@pytest.mark.parametrize("new_tokens", [1, 5])
+def test_out_of_memory_halves_the_budget_and_retries(lm: LM, new_tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted, sizes, forward = complete(lm, PROMPTS, new_tokens), [], lm.model.base_model.forward
 
     def small(**kwargs: Any) -> Any:
         sizes.append(len(kwargs["input_ids"]))
@@ -232,20 +233,8 @@ def test_out_of_memory_halves_the_budget_and_retries(lm: LM, monkeypatch: pytest
         return forward(**kwargs)
 
     monkeypatch.setattr(lm.model.base_model, "forward", small)
-    assert complete(lm, PROMPTS, 1) == wanted
+    assert complete(lm, PROMPTS, new_tokens) == wanted
     assert [size for size in sizes if size > 1][:3] == [8, 4, 2]  # beside the prefix, one row
-
-
-def test_out_of_memory_in_generate(lm: LM, monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted, forward = complete(lm, PROMPTS, 5), lm.model.forward
-
-    def small(*args: Any, **kwargs: Any) -> Any:
-        if len(kwargs["input_ids"]) > 1:
-            raise torch.OutOfMemoryError("as if")
-        return forward(*args, **kwargs)
-
-    monkeypatch.setattr(lm.model, "forward", small)
-    assert complete(lm, PROMPTS, 5) == wanted
 
 
 def test_one_row_that_does_not_fit_is_an_error(lm: LM, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -303,7 +292,7 @@ def test_a_shared_prefix_is_run_once_and_changes_nothing(lm: LM) -> None:
         "Say yes or no. Is Tom Hill a man",
     ]
     rows = [encode(lm, text) for text in texts]
-    prefix = shared_prefix(lm, rows)
+    prefix = shared_prefix(lm, rows, 1)
     assert prefix.length >= len(encode(lm, "Say yes or no.")) - 1
     assert all(row[: prefix.length] == rows[0][: prefix.length] for row in rows)
     tokens = pad(lm, [row[prefix.length :] for row in rows])
@@ -317,8 +306,8 @@ def test_a_shared_prefix_is_run_once_and_changes_nothing(lm: LM) -> None:
         ).logits[:, -1]
         whole = torch.cat([lm.model(torch.tensor([row])).logits[:, -1] for row in rows])
     torch.testing.assert_close(behind, whole, rtol=1e-4, atol=1e-5)
-    assert shared_prefix(lm, rows[:1]) == Prefix()
-    assert shared_prefix(lm, [rows[0], rows[0]]).length == len(rows[0]) - 1
+    assert shared_prefix(lm, rows[:1], 1) == Prefix()
+    assert shared_prefix(lm, [rows[0], rows[0]], 1).length == len(rows[0]) - 1
     assert complete(lm, texts, 1) == [complete(lm, [text], 1)[0] for text in texts]
 
 

@@ -31,8 +31,9 @@ def test_what_it_gives_is_what_the_script_writes(
     facts = ex.edits("zsre", 200, 203, data=SAMPLE)
     assert [fact.index for fact in facts] == [200, 201, 202]
     before = ex.score(lm, "NLI", limit=3, data=SAMPLE)
+    known = ex.expect(lm, "NLI", limit=3, data=SAMPLE)
     with ex.edited(lm, "ROME", facts, regularizer="rect", keep=0.25, settings=ROME) as record:
-        after = ex.score(lm, "NLI", limit=3, data=SAMPLE)
+        after = ex.score(lm, "NLI", limit=3, data=SAMPLE, unedited=known)
         quality = record.quality()
         with pytest.raises(AssertionError):
             check()
@@ -51,6 +52,7 @@ def test_what_it_gives_is_what_the_script_writes(
     assert {name: m.value for name, m in after.metrics.items()} == {
         n: m["value"] for n, m in written["metrics"].items()
     }
+    assert after.metrics["drift"].value > 0 and "drift" not in before.metrics
     for stage, means in quality.items():
         assert {n: m.value for n, m in means.items()} == pytest.approx(
             {n: m["value"] for n, m in written["quality"][stage].items()}, abs=1e-6

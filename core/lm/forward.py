@@ -1,4 +1,4 @@
-"""The only place that runs the model for hidden states: whole, behind a shared prefix, or from a block on.
+"""The only place that runs the model for hidden states: whole, behind a cache, or from a block on.
 
 A pass can be taken up again in the middle, at one block and on the last columns only. With causal attention nothing to
 the left of a column depends on it, so the keys and values there are constants of any computation that changes something
@@ -7,10 +7,9 @@ KN (which scales activations at the last token) run the part that changes and no
 compares with the whole model.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from itertools import takewhile
 from typing import Any
 
 import torch
@@ -20,16 +19,16 @@ from transformers.cache_utils import DynamicLayer
 
 from core.lm.hooks import Seen, trace
 from core.lm.model import LM
-from core.lm.tokens import Padded, Row, pad
+from core.lm.tokens import Padded
 
 
 def final_states(lm: LM, tokens: Padded) -> Tensor:
     """Final hidden states of a whole pass, behind the model's last norm: (rows, columns, d). Differentiable."""
-    return _run(lm, tokens, None)
+    return states_behind(lm, tokens, None)
 
 
-def _run(lm: LM, tokens: Padded, cache: Cache | None) -> Tensor:
-    """Final hidden states of `tokens`, behind what `cache` holds; their keys and values are added to it."""
+def states_behind(lm: LM, tokens: Padded, cache: Cache | None) -> Tensor:
+    """Final hidden states of `tokens`, behind what `cache` holds, to which it adds their keys and values."""
     hidden: Tensor = lm.model.base_model(
         input_ids=tokens.ids,
         attention_mask=tokens.mask,
@@ -40,58 +39,31 @@ def _run(lm: LM, tokens: Padded, cache: Cache | None) -> Tensor:
     return hidden
 
 
-class Frozen(DynamicLayer):
-    """A cache layer that is read but never grows, so that every run starts from the same prefix."""
+class Growing(DynamicLayer):
+    """A cache layer that starts with these keys and values: (rows, heads, columns, head size) each."""
 
     def __init__(self, keys: Tensor, values: Tensor) -> None:
         super().__init__()
         self.lazy_initialization(keys, values)
-        self.keys, self.values = keys, values  # (rows, heads, columns, head size)
+        self.keys, self.values = keys, values
+
+
+class Frozen(Growing):
+    """One that is read but never grows, so that every run starts from the same prefix."""
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         assert self.keys is not None and self.values is not None
         return torch.cat([self.keys, key_states], -2), torch.cat([self.values, value_states], -2)
 
 
-@dataclass(frozen=True)
-class Prefix:
-    """The first `length` tokens that rows have in common, as keys and values per layer (1, heads, length, size)."""
-
-    length: int = 0
-    layers: tuple[tuple[Tensor, Tensor], ...] = ()
-
-    def cache(self, rows: int) -> Cache | None:
-        """The prefix in front of each of `rows` rows."""
-        if not self.length:
-            return None
-        return Cache(layers=[Frozen(k.expand(rows, -1, -1, -1), v.expand(rows, -1, -1, -1)) for k, v in self.layers])
+KeysValues = tuple[tuple[Tensor, Tensor], ...]
+"""Per layer, (rows, heads, columns, head size) each."""
 
 
-@torch.no_grad()
-def shared_prefix(lm: LM, rows: Sequence[Row]) -> Prefix:
-    """What all `rows` start with (a task's instruction, say), run once; at least one token of each row is left."""
-    first, last = min(rows), max(rows)  # what these two share, all share
-    shortest = min(map(len, rows)) - 1
-    common = [a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))][:shortest]
-    if len(rows) < 2 or not common:
-        return Prefix()
-    cache = DynamicCache()
-    _run(lm, pad(lm, [common]), cache)
-    stored: Any = cache.layers
-    return Prefix(len(common), tuple((layer.keys, layer.values) for layer in stored))
-
-
-@torch.inference_mode()
-def last_states(lm: LM, rows: Sequence[Row], prefix: Prefix) -> Tensor:
-    """Final hidden states at the last token of each of `rows`, which stand behind `prefix`: (rows, d).
-
-    Pads stand behind the rows, not between the prefix and a row: a sliding window of attention counts columns.
-    """
-    tokens = pad(lm, rows, [0] * len(rows))
-    mask = torch.nn.functional.pad(tokens.mask, (prefix.length, 0), value=1)
-    hidden = _run(lm, Padded(tokens.ids, mask, tokens.positions + prefix.length), prefix.cache(len(rows)))
-    last = torch.tensor([len(row) - 1 for row in rows], device=hidden.device)
-    return hidden[torch.arange(len(rows), device=hidden.device), last]
+def stored(cache: Cache) -> KeysValues:
+    """What a cache holds."""
+    layers: Any = cache.layers
+    return tuple((layer.keys, layer.values) for layer in layers)
 
 
 @dataclass(frozen=True)
@@ -102,12 +74,12 @@ class Resumed:
     layer: int
     tokens: Padded
     hidden: Tensor
-    prefix: tuple[tuple[Tensor, Tensor], ...]
+    prefix: KeysValues
 
     def run(self) -> Tensor:
         """Final hidden states (rows, columns, d), after the model's last norm. Differentiable."""
         with _entered(self):
-            return _run(self.lm, self.tokens, Cache(layers=[Frozen(k, v) for k, v in self.prefix]))
+            return states_behind(self.lm, self.tokens, Cache(layers=[Frozen(k, v) for k, v in self.prefix]))
 
     def rows(self, index: Tensor) -> "Resumed":
         """The same for some of the rows, or for one row several times."""
@@ -127,9 +99,8 @@ def resume(
     cache = DynamicCache()
     blocks = {layer: lm.block(layer) for layer in layers}
     with trace(lm.model, *blocks.values(), *paths) as seen:
-        _run(lm, tokens, cache)
-    stored: Any = cache.layers
-    prefix = tuple((layer.keys[:, :, :column], layer.values[:, :, :column]) for layer in stored)
+        states_behind(lm, tokens, cache)
+    prefix = tuple((keys[:, :, :column], values[:, :, :column]) for keys, values in stored(cache))
     right = tokens.columns(column)
     points = {
         layer: Resumed(lm, layer, right, seen[block].input[:, column:], prefix) for layer, block in blocks.items()

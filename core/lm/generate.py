@@ -1,25 +1,21 @@
 """The only place that asks the model for text."""
 
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
-from contextlib import contextmanager
-from typing import TypeVar
+from collections.abc import Callable, MutableMapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
-from transformers import DynamicCache, GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from core.errors import UserError
-from core.lm.forward import Prefix, last_states, shared_prefix
+from core.lm.batches import in_batches
+from core.lm.begun import Begun, begin, shared_prefix
+from core.lm.likelihood import Asked, Expected, Reading, logp_behind
 from core.lm.model import LM
-from core.lm.tokens import Row, continuation, decode, encode, pad
+from core.lm.tokens import Row, continuation, decode, encode
 from core.types import Completion
 
-BATCH_TOKENS = {"cpu": 4096, "cuda": 65536}
-"""Default token budget of a batch: rows x (longest prompt + new tokens)."""
-
-T = TypeVar("T")
-R = TypeVar("R")
+REFERENCE = 64
+"""Tokens of a reference answer that are read."""
 
 
 @torch.inference_mode()
@@ -30,37 +26,71 @@ def complete(
     choices: tuple[str, ...] = (),
     batch_tokens: int | None = None,
     done: MutableMapping[int, Completion] | None = None,
+    asked: Sequence[Asked] | None = None,
 ) -> list[Completion]:
     """Greedy completions of `prompts`, in their order.
 
-    Prompts are batched by length under a budget of `batch_tokens`, which never changes a completion. One that does not
-    fit the model's context loses tokens on its left (a BOS stays). With `choices`, the word whose first token, behind a
-    blank, is the likeliest next one is reported too. Where one token is wanted, that and the completion come from a
-    single forward pass with logits at the last position alone, behind the prefix that all prompts share. `done` is as
-    for `in_batches`.
+    Prompts are batched by length under a budget of `batch_tokens`, which never changes a completion; what all of them
+    start with is run once. One that does not fit the model's context loses tokens on its left (a BOS stays). With
+    `choices`, the word whose first token, behind a blank, is the likeliest next one is reported too. `done` is as for
+    `in_batches`. What is `asked` of each prompt is measured on the way and changes no completion.
     """
     if not prompts:
         return []
-    fitted = [fit(lm, encode(lm, prompt), max_new_tokens) for prompt in prompts]
-    words = first_tokens(lm, choices)
-    one = max_new_tokens == 1
-    prefix = shared_prefix(lm, [row for row, _ in fitted]) if one or choices else None
+    rows, cut, asked = _fitted(lm, prompts, max_new_tokens, asked or [Asked()] * len(prompts))
+    words, ends = first_tokens(lm, choices), _ends(lm)
+    prefix = shared_prefix(lm, rows, max(max_new_tokens, REFERENCE))
 
-    def work(batch: list[tuple[Row, bool]]) -> list[Completion]:
-        rows = [row for row, _ in batch]
-        first = [] if prefix is None else _next_token(lm, rows, words, prefix)
-        new = [([token], finite) for token, _, finite in first] if one else _generated(lm, rows, max_new_tokens)
-        ends = _ends(lm)
+    def work(batch: list[tuple[Row, bool, Asked]]) -> list[Completion]:
+        own = [row[prefix.length :] for row, _, _ in batch]
+        reading = Reading(lm, prefix, own, [each for _, _, each in batch])
+        begun = begin(lm, own, prefix, reading.prompts)
+        reading.answers(begun)
+        chosen = [choices[best] for best in reading.choices(words, begun)] if choices else [None] * len(batch)
+        new = _continued(lm, begun, max_new_tokens, ends)
         texts = decode(lm, [_until(ids, ends) for ids, _ in new])
         full = decode(lm, [ids for ids, _ in new], special=True)
-        chosen = [choices[best] for _, best, _ in first] if choices else [None] * len(rows)
         return [
-            Completion(text, choice, cut, finite, ids[-1] in ends, None if seen == text else seen)
-            for text, seen, choice, (_, cut), (ids, finite) in zip(texts, full, chosen, batch, new, strict=True)
+            Completion(text, choice, cut, finite, ids[-1] in ends, None if seen == text else seen, measures)
+            for text, seen, choice, (_, cut, _), (ids, finite), measures in zip(
+                texts, full, chosen, batch, new, reading.measures, strict=True
+            )
         ]
 
-    new_tokens = 0 if one else max_new_tokens
-    return in_batches(fitted, work, lm, lambda row: len(row[0]) + new_tokens, batch_tokens, done, "completions")
+    each = list(zip(rows, cut, asked, strict=True))
+    return in_batches(each, work, lm, lambda row: len(row[0]) + max_new_tokens, batch_tokens, done, "completions")
+
+
+@torch.inference_mode()
+def expected(lm: LM, prompts: Sequence[str], max_new_tokens: int, references: Sequence[Row]) -> list[Expected]:
+    """What the model expects next at the end of each prompt and at each token of its reference (none: []) behind it.
+
+    `complete` of the same prompts, with as many new tokens, reads a drift from it at the same positions.
+    """
+    if not prompts:
+        return []
+    rows, _, asked = _fitted(lm, prompts, max_new_tokens, [Asked(references=(text,)) for text in references])
+    prefix = shared_prefix(lm, rows, max(max_new_tokens, REFERENCE))
+
+    def work(batch: list[tuple[Row, Asked]]) -> list[Expected]:
+        begun = begin(lm, [row[prefix.length :] for row, _ in batch], prefix)
+        texts = {i: each.references[0] for i, (_, each) in enumerate(batch)}
+        return [Expected.of(logp.cpu()) for _, logp in logp_behind(begun, texts)]
+
+    pairs = list(zip(rows, asked, strict=True))
+    return in_batches(pairs, work, lm, lambda pair: len(pair[0]) + max_new_tokens, what="unedited")
+
+
+def _fitted(
+    lm: LM, prompts: Sequence[str], max_new_tokens: int, asked: Sequence[Asked]
+) -> tuple[list[Row], list[bool], list[Asked]]:
+    """Prompts with room for the new tokens, which of them had to be cut, and as much of the references as is read."""
+    fitted = [fit(lm, encode(lm, prompt), max_new_tokens) for prompt in prompts]
+    short = [
+        replace(each, references=tuple(text[: min(REFERENCE, lm.context - len(row))] for text in each.references))
+        for each, (row, _) in zip(asked, fitted, strict=True)
+    ]
+    return [row for row, _ in fitted], [cut for _, cut in fitted], short
 
 
 def first_tokens(lm: LM, words: Sequence[str]) -> Row:
@@ -88,106 +118,37 @@ def fit(lm: LM, row: Row, new_tokens: int) -> tuple[Row, bool]:
     return keep + row[len(row) - room + len(keep) :], True
 
 
-@contextmanager
-def _own_settings_aside(lm: LM) -> Iterator[None]:
-    """Without the folder's generation_config.json: with a repetition penalty, say, decoding would not be greedy."""
-    own = lm.model.generation_config
-    lm.model.generation_config = GenerationConfig()
-    try:
-        yield
-    finally:
-        lm.model.generation_config = own
-
-
 @torch.inference_mode()
 def greedy(
     lm: LM, rows: Sequence[Row], max_new_tokens: int, batch_tokens: int | None = None, past_end: bool = False
 ) -> list[Row]:
     """The ids each row is continued by, up to and without an end-of-sequence token (or `past_end`, at full length)."""
+    ends = set() if past_end else _ends(lm)
 
     def work(batch: list[Row]) -> list[Row]:
-        new = [ids for ids, _ in _generated(lm, batch, max_new_tokens, past_end)]
-        return new if past_end else [_until(ids, _ends(lm)) for ids in new]
+        return [_until(ids, ends) for ids, _ in _continued(lm, begin(lm, batch), max_new_tokens, ends)]
 
     return in_batches(rows, work, lm, lambda row: len(row) + max_new_tokens, batch_tokens, what="answers")
 
 
-class _Finite(LogitsProcessor):
-    """Watches the logits that `generate` chooses from: `rows[i]` turns False where NaN or infinity leads."""
+def _continued(lm: LM, begun: Begun, new_tokens: int, ends: set[int]) -> list[tuple[Row, bool]]:
+    """What greedy decoding puts behind each row, its end token last if one came.
 
-    def __init__(self, rows: int, device: torch.device) -> None:
-        self.rows = torch.ones(rows, dtype=torch.bool, device=device)
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        self.rows &= scores.amax(-1).isfinite()
-        return scores
-
-
-def _generated(lm: LM, rows: list[Row], max_new_tokens: int, past_end: bool = False) -> list[tuple[Row, bool]]:
-    """What one batch is continued by, its end token last if one came; and whether all logits on the way were finite."""
-    never = lm.model.config.vocab_size  # one past the last id
-    stop = {never} if past_end else _ends(lm)
-    tokens = pad(lm, rows)
-    watch = _Finite(len(rows), lm.device)
-    with _own_settings_aside(lm):
-        ids = lm.model.generate(
-            tokens.ids,
-            attention_mask=tokens.mask,
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            pad_token_id=lm.pad_id,
-            eos_token_id=sorted(stop) or None,
-            logits_processor=LogitsProcessorList([watch]),
-        )
-    new = (row[: len(_until(row, stop)) + 1] for row in ids[:, tokens.ids.shape[1] :].tolist())
-    return list(zip(new, watch.rows.tolist(), strict=True))
-
-
-def in_batches(
-    rows: Sequence[R],
-    work: Callable[[list[R]], list[T]],
-    lm: LM,
-    size: Callable[[R], int],
-    budget: int | None = None,
-    done: MutableMapping[int, T] | None = None,
-    what: str = "reading",
-) -> list[T]:
-    """`work` done on length-sorted batches of at most `budget` tokens (at least one row), results in the rows' order.
-
-    `size` is the length of a row in tokens, new ones included. When the device runs out of memory the budget halves and
-    the batch is tried again. `done` maps rows to results an earlier run has left, and receives those of this one; the
-    batches are the same with and without it, so that the rest comes out to the bit as it would have. `what` is the
-    name of the progress bar.
+    And whether all logits up to there were finite.
     """
-    budget = budget or BATCH_TOKENS.get(lm.device.type, BATCH_TOKENS["cuda"])
-    order = sorted(range(len(rows)), key=lambda i: -size(rows[i]))
-    results: MutableMapping[int, T] = {} if done is None else done
-    position = 0
-    with tqdm(total=len(rows), desc=what, unit="row", leave=False, disable=len(rows) < 2) as bar:
-        while position < len(rows):
-            width = size(rows[order[position]])
-            batch = order[position : position + max(1, budget // width)]
-            if not all(i in results for i in batch):
-                try:
-                    new = work([rows[i] for i in batch])
-                except torch.OutOfMemoryError:
-                    if len(batch) == 1:
-                        raise
-                    budget = len(batch) * width // 2
-                    torch.cuda.empty_cache()
-                    continue
-                results.update(zip(batch, new, strict=True))
-            position += len(batch)
-            bar.update(len(batch))
-    return [results[i] for i in range(len(rows))]
-
-
-def _next_token(lm: LM, rows: list[Row], words: list[int], prefix: Prefix) -> list[tuple[int, int, bool]]:
-    """Per row the likeliest next token, which of `words` is likeliest (0 if there are none), are all logits finite."""
-    logits = lm.logits(last_states(lm, [row[prefix.length :] for row in rows], prefix))  # (rows, vocabulary)
-    best = logits[:, words].argmax(-1) if words else torch.zeros(len(rows))
-    finite = logits.amax(-1).isfinite()
-    return list(zip(logits.argmax(-1).tolist(), best.long().tolist(), finite.tolist(), strict=True))
+    stop = torch.tensor(sorted(ends), dtype=torch.long, device=lm.device)
+    going = torch.ones(len(begun.last), dtype=torch.bool, device=lm.device)
+    finite, new = going.clone(), []
+    while True:
+        best = begun.logits.max(-1)
+        finite &= best.values.isfinite().to(lm.device) | ~going
+        new.append(best.indices.to(lm.device))
+        going &= ~torch.isin(new[-1], stop)
+        if len(new) == new_tokens or not going.any():
+            break
+        begun.step(new[-1].unsqueeze(1))
+    rows = [row[: len(_until(row, ends)) + 1] for row in torch.stack(new, 1).tolist()]
+    return list(zip(rows, finite.tolist(), strict=True))
 
 
 def _ends(lm: LM) -> set[int]:
@@ -206,20 +167,9 @@ def sample(lm: LM, rows: Sequence[Row], new_tokens: int, choose: Callable[[Tenso
 
     The logits are float32 on the model's device.
     """
-    tokens = pad(lm, rows)
-    ids, mask, positions, cache = tokens.ids, tokens.mask, tokens.positions, DynamicCache()
-    drawn = []
-    for _ in range(new_tokens):
-        logits = lm.model(
-            ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
-        ids = choose(logits.float()).to(lm.device)
-        mask = torch.cat([mask, torch.ones_like(ids)], 1)
-        positions = positions[:, -1:] + 1
-        drawn.append(ids)
-    return torch.cat(drawn, 1)
+    begun, drawn = begin(lm, rows), []
+    while True:
+        drawn.append(choose(begun.logits).to(lm.device))
+        if len(drawn) == new_tokens:
+            return torch.cat(drawn, 1)
+        begun.step(drawn[-1])

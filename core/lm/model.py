@@ -129,6 +129,12 @@ class LM:
         return longest
 
     @property
+    def window(self) -> int | None:
+        """How many columns back attention reaches in some layers, None where it reaches to the first in all."""
+        kinds = getattr(self.model.config, "layer_types", None) or ["sliding_attention"]
+        return getattr(self.model.config, "sliding_window", None) if "sliding_attention" in kinds else None
+
+    @property
     def vocabulary(self) -> int:
         """How many ids have an embedding."""
         return int(self.model.get_input_embeddings().get_parameter("weight").shape[0])

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from core.lm.batches import in_batches
 from core.lm.forward import final_states
-from core.lm.generate import in_batches
 from core.lm.model import LM
 from core.lm.tokens import Padded, Row, pad
 

@@ -26,8 +26,8 @@ def encode(lm: LM, text: str) -> Row:
     return ids[: len(ids) - lm.tokens_behind]
 
 
-def continuation(lm: LM, text: str) -> Row:
-    """Ids of `text` as it continues a prompt.
+def continuation(lm: LM, text: str, most: int | None = None) -> Row:
+    """Ids of `text` as it continues a prompt; with `most`, no more than so many, else UserError for a text too long.
 
     Tokenised behind a newline, whose ids are then dropped: a sentencepiece tokenizer would else add (or swallow) a
     blank at the start. For byte-level BPE this is plain tokenisation.
@@ -37,8 +37,8 @@ def continuation(lm: LM, text: str) -> Row:
         raise UserError(
             f"the tokenizer of '{lm.name}' joins a line break with {short(text)}: cannot tokenise it on its own"
         )
-    ids: Row = joined[len(anchor) :]
-    if len(ids) >= lm.context:
+    ids: Row = joined[len(anchor) :][:most]
+    if most is None and len(ids) >= lm.context:
         raise UserError(f"{short(text)} is {len(ids)} tokens long, all of the {lm.context} that '{lm.name}' takes")
     return ids
 

@@ -22,8 +22,8 @@ import torch
 
 from core import folders
 from core.errors import UserError
+from core.lm.batches import BATCH_TOKENS
 from core.lm.forward import final_states
-from core.lm.generate import BATCH_TOKENS
 from core.lm.model import LM, orient
 from core.lm.reads import Reads
 from core.lm.weights import at_hand

@@ -1,0 +1,151 @@
+"""core.lm.likelihood: each measure is what log-softmax of the model's logits gives by hand."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import FAMILIES, WINDOWS, tiny
+from torch import Tensor
+
+from core.lm import begun, likelihood
+from core.lm.generate import complete, expected, first_tokens
+from core.lm.likelihood import Asked, Expected
+from core.lm.model import LM
+from core.lm.tokens import Row, continuation, encode
+from core.lm.weights import weight_of
+
+START = "Say yes or no. "
+PROMPTS = [f"{START}{text}" for text in ("Is London big? answer:", "Rome? answer:", "It", "Is Tom Hill a man of")]
+ANSWERS = [(" yes", " no at all"), (" no",), (), (" the world, and he is", " him", " a")]
+RIGHT = [0, 1, 0, None]
+
+
+def full(lm: LM, row: Row) -> Tensor:
+    """Log-probabilities of the next token at every place of a row: (tokens, vocabulary)."""
+    with torch.no_grad():
+        logp: Tensor = lm.model(torch.tensor([row]), use_cache=False).logits[0].float().log_softmax(-1)
+    return logp
+
+
+def questions(lm: LM, unedited: list[Expected] | None = None) -> list[Asked]:
+    return [
+        Asked(
+            text=True,
+            references=tuple(continuation(lm, answer) for answer in answers),
+            best=True,
+            right=right,
+            unedited=unedited[i] if unedited else None,
+        )
+        for i, (answers, right) in enumerate(zip(ANSWERS, RIGHT, strict=True))
+    ]
+
+
+def first_answers(lm: LM) -> list[Row]:
+    return [continuation(lm, answers[0]) if answers else [] for answers in ANSWERS]
+
+
+def disturb(lm: LM, size: float = 0.3) -> None:
+    weight = weight_of(lm.model, f"{lm.mlp_out(2)}.weight")
+    with torch.no_grad():
+        weight += size * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(params=[*FAMILIES, *(f"{family} with a window" for family in WINDOWS)])
+def lm(request: pytest.FixtureRequest) -> LM:
+    family, _, window = request.param.partition(" ")
+    return tiny(family, **(WINDOWS[family] if window else {}))
+
+
+@pytest.mark.parametrize("prompts", [PROMPTS, [prompt.removeprefix(START) for prompt in PROMPTS]])
+def test_likelihoods_by_hand(lm: LM, prompts: list[str]) -> None:
+    words = first_tokens(lm, ("yes", "no"))
+    found = complete(lm, prompts, 3, ("yes", "no"), asked=questions(lm))
+    for prompt, answers, right, completion in zip(prompts, ANSWERS, RIGHT, found, strict=True):
+        row = encode(lm, prompt)
+        own = full(lm, row)
+        wanted = {}
+        if len(row) > 1:
+            wanted["text_logprob"] = float(own[:-1].gather(1, torch.tensor(row[1:])[:, None]).mean())
+        means = []
+        for text in (continuation(lm, answer) for answer in answers):
+            logp = full(lm, row + text)[len(row) - 1 : -1]
+            means.append(float(logp.gather(1, torch.tensor(text)[:, None]).mean()))
+        if means:
+            wanted |= {"reference_logprob": means[0], "reference_logprob_best": max(means)}
+        if right is not None:
+            wanted["choice_probability"] = float(own[-1].exp()[words[right]] / own[-1].exp()[words].sum())
+        assert completion.measures == pytest.approx(wanted, abs=1e-4)
+
+
+@pytest.mark.parametrize("top", [64, 10_000])
+def test_drift_is_kl_of_grouped_outcomes_and_at_most_that_of_all(
+    lm: LM, top: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(likelihood, "TOP", top)
+    rows = [encode(lm, prompt) for prompt in PROMPTS]
+    joined = [row + text for row, text in zip(rows, first_answers(lm), strict=True)]
+    before = [full(lm, both)[len(row) - 1 :] for row, both in zip(rows, joined, strict=True)]
+    known = expected(lm, PROMPTS, 3, first_answers(lm))
+    disturb(lm)
+    after = [full(lm, both)[len(row) - 1 :] for row, both in zip(rows, joined, strict=True)]
+    for completion, p, q in zip(complete(lm, PROMPTS, 3, asked=questions(lm, known)), before, after, strict=True):
+        whole = torch.nn.functional.kl_div(q, p, reduction="none", log_target=True).sum(1)
+        order = p.topk(min(top, p.shape[1]), dim=1).indices
+        pairs = [
+            torch.cat([x.gather(1, order), 1 - x.gather(1, order).sum(1, keepdim=True)], 1) for x in (p.exp(), q.exp())
+        ]
+        terms = pairs[0] * (pairs[0].clamp(min=1e-30) / pairs[1].clamp(min=1e-30)).log()
+        drift = completion.measures["drift"]
+        assert 0.001 < drift <= float(whole.mean()) + 1e-5
+        assert drift == pytest.approx(float(terms.sum(1).mean()), abs=1e-4)
+        if top > p.shape[1]:
+            assert drift == pytest.approx(float(whole.mean()), abs=1e-5)
+
+
+def test_an_unedited_model_has_not_drifted(lm: LM) -> None:
+    known = expected(lm, PROMPTS, 3, first_answers(lm))
+    for completion in complete(lm, PROMPTS, 3, batch_tokens=1, asked=questions(lm, known)):
+        assert 0 <= completion.measures["drift"] < 1e-6
+
+
+@pytest.mark.parametrize("new_tokens", [1, 3])
+def test_no_batch_changes_a_measure_and_no_measure_a_completion(
+    lm: LM, new_tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = expected(lm, PROMPTS, new_tokens, first_answers(lm))
+    disturb(lm)
+    asked = questions(lm, known)
+    plain = complete(lm, PROMPTS, new_tokens, ("yes", "no"))
+    together = complete(lm, PROMPTS, new_tokens, ("yes", "no"), asked=asked)
+    assert [replace(completion, measures={}) for completion in together] == plain
+    monkeypatch.setitem(begun.PIECE, "cpu", 16)
+    monkeypatch.setattr(likelihood, "AT_ONCE", 3 * lm.vocabulary)
+    pieces = complete(lm, PROMPTS, new_tokens, ("yes", "no"), asked=asked)
+    alone = [complete(lm, [PROMPTS[i]], new_tokens, ("yes", "no"), asked=[asked[i]])[0] for i in range(len(PROMPTS))]
+    for one, two, three in zip(together, pieces, alone, strict=True):
+        assert one.measures == pytest.approx(two.measures, abs=1e-4)
+        assert one.measures == pytest.approx(three.measures, abs=1e-4)
+
+
+def test_what_is_not_finite_is_left_out() -> None:
+    lm = tiny("gpt2")
+    known = expected(lm, PROMPTS, 1, first_answers(lm))
+    disturb(lm, math.inf)
+    for completion in complete(lm, PROMPTS, 1, ("yes", "no"), asked=questions(lm, known)):
+        assert completion.measures == {} and not completion.finite
+
+
+def test_references_are_cut_to_what_is_read_and_to_the_context() -> None:
+    lm = tiny("gpt2")
+    long, row = "word " * 100, continuation(lm, " word" * 200, 64)
+    assert len(row) == 64
+    (said,) = complete(lm, [long], 2, asked=[Asked(references=(row,))])
+    assert said.truncated and math.isfinite(said.measures["reference_logprob"])  # 2 tokens of it fit
+    (short,) = complete(lm, [long], 2, asked=[Asked(references=(row[:2],))])
+    assert said.measures == short.measures
+
+
+def test_what_is_known_is_reported() -> None:
+    (said,) = complete(tiny("gpt2"), ["a b"], 1, asked=[Asked(known={"drift": 0.0})])
+    assert said.measures == {"drift": 0.0}
