@@ -1,9 +1,10 @@
 """Regularisers of a weight update: of a parameter W and its delta D, what is to be added.
 
 RECT (the paper, section 5) keeps the k entries whose relative change |D / W| is largest and drops the rest; `random`
-and `pca` are the paper's baselines, `magnitude` (largest |D|) is ours. None of them is an editor, and all of them work
-for every editor. Entries are counted as round(k n), half up, at least one; ties are kept in order of their position,
-so that exactly that many stay. A new one is a class here, and its row in REGULARIZERS.
+and `pca` are the paper's baselines, `magnitude` (largest |D|) and `scale` (all of D, made smaller) are ours. None of
+them is an editor, and all of them work for every editor. Entries are counted as round(k n), half up, at least one; ties
+are kept in order of their position, so that exactly that many stay. A new one is a class here, and its row in
+REGULARIZERS.
 """
 
 import math
@@ -84,7 +85,17 @@ class Magnitude(Share):
         return keep_top(change.delta, change.delta.abs(), self.keep)
 
 
-REGULARIZERS: dict[str, type[Any]] = {rule.name: rule for rule in (Rect, Random, PCA, Magnitude)}
+class Scale(Share):
+    """Less of everything: the control that a regulariser has to do better than at as many edits that hold."""
+
+    name = "scale"
+
+    def __call__(self, change: Change, memory: dict[str, Tensor], generator: Generator) -> Tensor:
+        """`keep` times the delta."""
+        return change.delta * self.keep
+
+
+REGULARIZERS: dict[str, type[Any]] = {rule.name: rule for rule in (Rect, Random, PCA, Magnitude, Scale)}
 """Name -> frozen dataclass (core.types.Regularizer) whose fields are its own parameters."""
 
 

