@@ -370,6 +370,22 @@ def test_which_metric_is_the_released_one(tmp_path: Path) -> None:
     assert metric_of(read(make(tmp_path, "NER", 0.5), tmp_path), CHOICE) is None
 
 
+def test_only_what_is_scored_as_released_is_corrected_for_as_such(tmp_path: Path) -> None:
+    """A task without a released scorer, of yours or of an older result, is not tested once more by its headline."""
+    for task in ("NLI", "SentimentAnalysis"):
+        for skill, edited in ((0.9, None), (0.1, Edited(5))):
+            file = make(tmp_path, task, skill, edited)
+            if task == "NLI":
+                change(file, lambda content: content["metrics"].pop("as_released"))
+    found = study(tmp_path)
+    assert len(family(found.panels, ROME, HEADLINE)) == 2
+    (point,) = family(found.panels, ROME, RELEASED)
+    assert point.panel.task == "SentimentAnalysis" and point.difference
+    assert point.p_holm == point.difference.p < 0.05
+    older = read(tmp_path / "test-NLI/result-NLI-before-edit.json", tmp_path)
+    assert metric_of(older, RELEASED) is None
+
+
 # --- edits, and both -----------------------------------------------------------------------------------------------
 
 
