@@ -13,14 +13,16 @@ from conftest import ROOT
 from tiny_settings import ROME_YAML
 
 from core.lm import generate
+from core.metrics import MEASURES
 from core.registry import discover
-from core.results import EditRecord, Result
+from core.results import EditRecord, Result, read, read_samples
 from core.script import script
-from core.types import Deltas, Edit, Measure, Notes
+from core.types import Deltas, Edit, Measure, Notes, Task
 from edit_sets.zsre import EDIT_SET
 from editors.rome import ROME
 from experiment import cli, show
 from experiment.asked import EditRequest, Experiment, Placement
+from experiment.measures import collapse
 from experiment.models import Model, Models
 from experiment.plan import Plan, Wanted, resolve
 from experiment.run import Edited, Made, run
@@ -169,6 +171,55 @@ def test_an_interrupted_evaluation_keeps_its_completions(
     monkeypatch.setattr(generate, "_continued", real)
     assert call("out", *words) == (0, "")
     assert files(tmp_path / "out") == files(tmp_path / "whole")
+
+
+def test_a_run_stops_where_the_model_has_collapsed_if_it_is_to(
+    call: Call, made: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On every task; and the same command does not go on from there."""
+    broken = {"NLI": 1, "NER": 3}  # numbers of edits
+
+    def reason(task: Task, result: Result, vocabulary: int) -> str | None:
+        assert result.settings["edit"] and vocabulary > 100
+        begin, end, _ = result.settings["edit"]["range"]
+        return "it is" if end - begin >= broken[task.name] else None
+
+    monkeypatch.setattr(collapse, "reason", reason)
+    words = ("NLI,NER", *SEQUENCE[1:], 200, 205, 1, "--checkpoints", "1,3,4", "--stop-when-collapsed")
+    for again in (False, True):
+        assert call("out", *words) == (0, "")
+        assert made == [200, 201, 202]
+        found = {path.name: read(path).collapsed for path in (tmp_path / "out").rglob("result-*.json")}
+        ends = {
+            f"result-{task}-Instance-Sequential-ROME-{n}.json": n >= broken[task] for task in broken for n in (1, 3)
+        }
+        assert {name: bool(why) for name, why in found.items()} == ends, again
+    assert call("out", *words[:-1]) == (0, "")  # without the flag it goes on
+    assert len(list((tmp_path / "out").rglob("result-*.json"))) == 8
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        ((), {"text_logprob", "reference_logprob", "choice_probability", "drift"}),
+        (("--measures", "text_logprob"), {"text_logprob"}),
+        (("--measures", "None"), set()),
+    ],
+)
+def test_what_is_measured(call: Call, tmp_path: Path, words: tuple[str, ...], names: set[str]) -> None:
+    assert call("out", *SEQUENCE, 200, 202, 1, *words) == (0, "")
+    (file,) = (tmp_path / "out").rglob("result-*.json")
+    assert {*read(file).metrics} & {*MEASURES} == names
+    for _, completion, _ in read_samples(file.with_suffix(".jsonl")):
+        assert {*completion.measures} == names
+    assert ((tmp_path / "out/tiny-gpt2/expected").exists()) == ("drift" in names)
+
+
+def test_measures_that_there_are_not(call: Call) -> None:
+    code, line = call("out", *SEQUENCE, 200, 202, 1, "--measures", "drft")
+    assert code == 2 and "did you mean 'drift'" in line
+    code, line = call("out", *SEQUENCE, 200, 202, 1, "--measures", "drift,none")
+    assert (code, line) == (2, "error: --measures: none goes with no other word")
 
 
 def test_drawn_edits(call: Call, made: list[int], tmp_path: Path) -> None:
