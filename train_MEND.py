@@ -5,7 +5,7 @@ import time
 from argparse import Namespace
 from pathlib import Path
 
-from core import folders, hparams
+from core import hparams
 from core.disk.lock import held
 from core.errors import UserError
 from core.lm.load import load
@@ -15,7 +15,7 @@ from core.types import DTYPES
 from edit_sets.zsre import EDIT_SET
 from editors.mend.settings import MENDSettings
 from editors.mend.training import Records, Training, existing
-from inputs.sources import find_data, find_model
+from inputs.sources import find_data, find_model, settings_file
 
 
 def arguments() -> Namespace:
@@ -37,7 +37,7 @@ def arguments() -> Namespace:
 
 def settings(args: Namespace, name: str) -> MENDSettings:
     """The training settings, with what the command line says instead."""
-    hp = hparams.load(MENDSettings, args.hparams or folders.TRAINING_HPARAMS / "MEND" / f"{name}.yaml")
+    hp = hparams.load(MENDSettings, settings_file("MEND", name, args.hparams, args.model, training=True))
     if hp.eval_only:
         raise UserError("eval_only: true leaves nothing to train; test-task-after.py measures a trained network")
     given = {"max_iters": args.max_iters, "seed": args.seed}

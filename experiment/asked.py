@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Literal
 
 from core.errors import UserError
-from core.folders import HPARAMS, RESULTS
+from core.folders import RESULTS
 from core.registry import rows, spelled, stated
 from core.types import MODES, Edit, Mode, per_update
 from experiment import measures as measured
-from inputs.sources import find_edits, find_model, located
+from inputs.sources import find_edits, find_model, located, settings_file
 from tasks import EIGHT
 
 ALL, NONE = "all", "none"
@@ -147,17 +147,3 @@ def updates_of(request: EditRequest, edits: Sequence[Edit]) -> tuple[list[Sequen
 def batches(edits: Sequence[Edit], size: int) -> list[Sequence[Edit]]:
     """The edits of each update; a smaller last batch is one too."""
     return [edits[start : start + size] for start in range(0, len(edits), size)]
-
-
-def settings_file(method: str, model: str, given: Path | str | None = None, asked: str | None = None) -> Path:
-    """The file of a method's settings for a model: the one given, else that of their names. UserError if it is absent.
-
-    One that is given is looked for when it is read. `asked` is how the model was asked for, if not by its name.
-    """
-    file = HPARAMS / method / f"{model}.yaml"
-    if given is None and not file.is_file():
-        raise UserError(
-            f"{file}: no settings of {method} for this model yet; `python prepare.py suggest-hparams "
-            f"--model {asked or model} --method {method}` writes some to start from, --hparams FILE names other ones"
-        )
-    return file if given is None else Path(given)

@@ -18,7 +18,7 @@ from core.registry import discover, pick
 from core.types import MODES, Edit, Editor, Measure, Sample, Scored, Task, per_update
 from editors import regularizers
 from experiment import measures, quality
-from experiment.asked import batches, settings_file
+from experiment.asked import batches
 from experiment.editing import Editing, Rules, editor_of
 from experiment.measures.asked import questions
 from experiment.measures.unedited import measured
@@ -26,7 +26,7 @@ from experiment.plan import limited
 from experiment.quality import Probe
 from experiment.quality import probe as probe
 from experiment.scoring import score_model
-from inputs.sources import find_data, find_model
+from inputs.sources import find_data, find_model, settings_file
 
 
 def load(name: str | Path | None = None, **placement: Any) -> LM:

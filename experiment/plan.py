@@ -16,8 +16,8 @@ from core.disk.digest import sha256
 from core.errors import UserError
 from core.registry import discover
 from core.types import Edit, Editor, Regularizer, Sample, Task
-from experiment.asked import EditRequest, Experiment, checked, measure_names, settings_file, task_names, updates_of
-from inputs.sources import Source, default_model, find_data, find_edits
+from experiment.asked import EditRequest, Experiment, checked, measure_names, task_names, updates_of
+from inputs.sources import Source, default_model, find_data, find_edits, settings_file
 
 if TYPE_CHECKING:  # torch takes seconds to import, and command lines are read without it
     from experiment.models import Model, Models

@@ -22,7 +22,7 @@ from core.messages import first_line
 from core.types import Editor
 from inputs.download import download
 from inputs.official import MOMENTS
-from inputs.sources import find_model
+from inputs.sources import find_model, settings_file
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def prepare(
     which published files are. What is not published is computed on `device`.
     """
     name, folder = find_model(given)
-    file = settings or folders.HPARAMS / method.name / f"{name}.yaml"
+    file = settings_file(method.name, name, settings, given)
     hp = hparams.load(method.hparams, file)
     if not getattr(hp, "mom2_adjustment", False):
         yield f"{method.name} needs no second moments for {name} ({file})"

@@ -117,6 +117,27 @@ def find_model(given: str | None) -> tuple[str, Path]:
     )
 
 
+def settings_file(
+    method: str, model: str, given: Path | str | None = None, asked: str | None = None, training: bool = False
+) -> Path:
+    """The file of a method's settings for a model, or of its `training`: the one given, else that of their names.
+
+    UserError if that is absent; one that is given is looked for when it is read. `asked` is how the model was asked
+    for, if not by its name.
+    """
+    if given is not None:
+        return Path(given)
+    file = (folders.TRAINING_HPARAMS if training else folders.HPARAMS) / method / f"{model}.yaml"
+    if not file.is_file():
+        what = f"{method}'s training" if training else method
+        raise UserError(
+            f"{file}: no settings of {what} for this model yet; `python prepare.py "
+            f"suggest-hparams --model {asked or model} --method {method}` writes some to start from, --hparams FILE "
+            "names other ones"
+        )
+    return file
+
+
 def _refuse(folder: Path) -> None:
     """UserError for a folder that has no config.json because it is something else: what, and what to do."""
     if os.path.isfile(folder / "adapter_config.json"):

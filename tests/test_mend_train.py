@@ -247,3 +247,10 @@ def test_script_from_a_shell() -> None:
     command = [sys.executable, str(ROOT / "train_MEND.py"), "--model", "nonesuch"]
     run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert run.returncode == 2 and run.stderr.startswith("error: ") and len(run.stderr.splitlines()) == 1
+
+
+def test_a_model_without_settings(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The line says what to run, before records are read."""
+    monkeypatch.setattr(sys, "argv", ["train_MEND.py", "--model", str(tiny_folder), "--data", "/nowhere"])
+    with pytest.raises(UserError, match=r"no settings of MEND's training .* `python prepare.py suggest-hparams"):
+        train_MEND.main()

@@ -162,3 +162,11 @@ def test_the_skeleton_has_no_weights(tiny_folder: Path) -> None:
     lm = moments.skeleton(tiny_folder, "tiny-gpt2")
     assert all(parameter.is_meta for parameter in lm.model.parameters())
     assert lm.fingerprint == load(tiny_folder, "tiny-gpt2", "cpu").fingerprint
+
+
+def test_a_model_without_settings(tiny_folder: Path) -> None:
+    """The line says what to run, before the model is looked into."""
+    args = cli.parser().parse_args(["stats", str(tiny_folder), "--method", "ROME"])
+    command = f"`python prepare.py suggest-hparams --model {tiny_folder} --method ROME`"
+    with pytest.raises(UserError, match=f"no settings of ROME for this model yet; {re.escape(command)}"):
+        list(args.run(args))
