@@ -8,6 +8,7 @@ from pathlib import Path
 from core import hparams
 from core.disk.lock import held
 from core.errors import UserError
+from core.folders import shortened
 from core.lm.load import load
 from core.results import writable
 from core.script import Parser, positive, script
@@ -66,7 +67,7 @@ def main() -> None:
         start = time.perf_counter()
         metrics = training.run()
         for line in training.summary(metrics, time.perf_counter() - start):
-            print(line)
+            print(shortened(line))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from core.errors import Interrupted, UserError
+from core.folders import shortened
 from core.registry import did_you_mean
 
 KEPT = "what is finished is kept; the same command goes on from there"
@@ -43,7 +44,7 @@ class _Stderr(logging.Handler):
     """A line on stderr for each message, as it is; on what stderr is at that moment, as progress bars do."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(record.getMessage(), file=sys.stderr, flush=True)
+        print(shortened(record.getMessage()), file=sys.stderr, flush=True)
 
 
 def log_to_stderr() -> None:
@@ -106,7 +107,7 @@ def script(main: Callable[[], None]) -> None:
     except (Exception, KeyboardInterrupt) as error:
         over = True
         if isinstance(error, UserError) and not caught:
-            print("error:", str(error).replace("\n", " "), file=sys.stderr)
+            print("error:", shortened(str(error)).replace("\n", " "), file=sys.stderr)
             sys.exit(2)
         if not caught and not isinstance(error, KeyboardInterrupt):  # after a signal an error is what it cut off
             raise

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from core import hparams
 from core.errors import Interrupted, UserError
+from core.folders import shortened
 from core.script import KEPT, Parser, positive
 from edit_sets.zsre import EDIT_SET
 from experiment.arguments import after_parser, command, experiment, parser, sensible
@@ -43,7 +44,7 @@ def _run(p: argparse.ArgumentParser) -> None:
     models = Models()
     plan = resolve(asked, models)
     for event in run(plan, models):
-        print(text(event, plan, args.all_metrics), flush=True)
+        print(shortened(text(event, plan, args.all_metrics)), flush=True)
     if asked.edit and asked.edit.save_model:
         print(f"edited model -> {asked.edit.save_model}")
 
@@ -87,12 +88,12 @@ def sweep() -> None:
         with tqdm(total=len(todo), desc="sweep", unit="cell") as bar:
             for event in _engine(args, todo):
                 if isinstance(event, str):
-                    print(event, flush=True)
+                    print(shortened(event), flush=True)
                     continue
                 done.append(event)
                 bar.update()
                 if event.error:
-                    tqdm.write(f"{command(event.cell)}\n  failed: {event.error}", file=sys.stderr)
+                    tqdm.write(f"{command(event.cell)}\n  failed: {shortened(event.error)}", file=sys.stderr)
     except KeyboardInterrupt as stopped:
         raise Interrupted(f"{len(done)} of {len(todo)} cells were run; in the others {KEPT}") from stopped
     failed = [outcome for outcome in done if outcome.error]
@@ -108,7 +109,10 @@ def _fitting(sweep: Sweep) -> Sweep:
     sweep, beyond = within(sweep, records)
     if beyond:
         counts = ", ".join(map(str, beyond))
-        print(f"{file}: has {records} records; left out, from {sweep.begin} on: {counts} edits", file=sys.stderr)
+        print(
+            shortened(f"{file}: has {records} records; left out, from {sweep.begin} on: {counts} edits"),
+            file=sys.stderr,
+        )
     return sweep
 
 

@@ -26,7 +26,7 @@ KNOWN = ", ".join((EMBEDDED_MODEL, *REPOS))
 def main() -> None:
     args = parser().parse_args()
     for line in args.run(args):
-        print(line, flush=True)
+        print(folders.shortened(line), flush=True)
 
 
 def parser() -> Parser:

@@ -179,8 +179,8 @@ def header(lm: LM, method: str, template: Path, evidence: Evidence | None) -> st
         f"SUGGESTED by `python prepare.py suggest-hparams --method {method}`: a place to start, not tuned.",
         f"For {lm.name}, SHA-256 {lm.fingerprint}.",
         *([evidence.text()] if evidence else []),
-        f"Other values: those of {template.as_posix()} (smollm2-135m's for models below a billion parameters, else "
-        "llama2-7b's where the MLP has a gate, gpt2-xl's where not).",
+        f"Other values: those of {folders.written(template)} (smollm2-135m's for models below a billion "
+        "parameters, else llama2-7b's where the MLP has a gate, gpt2-xl's where not).",
     ]
     lines = (line for text in paragraphs for line in textwrap.wrap(text, 118, break_on_hyphens=False))
     return "".join(f"# {line}\n" for line in lines)

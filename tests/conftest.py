@@ -14,6 +14,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
+from core import folders
 from core.lm.model import LM
 from core.script import PACKAGES
 from core.types import Edit, Editor, Regularizer
@@ -79,6 +80,14 @@ def project(folder: Path) -> Path:
     for script in ROOT.glob("*.py"):
         (folder / script.name).write_bytes(script.read_bytes())  # not linked: Python starts where a link leads
     return folder
+
+
+def settle(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    """Make `folder` the working directory, and where models, data, settings and what is trained are."""
+    patch.chdir(folder)
+    for name, path in vars(folders).items():
+        if isinstance(path, Path) and path.is_relative_to(ROOT) and path.name not in ("requirements.txt", ROOT.name):
+            patch.setattr(folders, name, path.relative_to(ROOT))
 
 
 def sentencepiece_like() -> PreTrainedTokenizerFast:

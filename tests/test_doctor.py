@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, tiny
+from conftest import ROOT, settle, tiny
 
 from core import folders
 from core.disk import lock
@@ -40,7 +40,7 @@ def ask(tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, caps
     shutil.copytree(tiny_folder, tmp_path / "hugging_cache/tiny")
     (tmp_path / "data").mkdir()
     (tmp_path / "data/sample").symlink_to(ROOT / "data/sample")
-    monkeypatch.chdir(tmp_path)
+    settle(tmp_path, monkeypatch)
 
     def run(*words: str) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["prepare.py", "doctor", *words])
@@ -286,7 +286,7 @@ class Trained:
 
 
 def test_editors_are_asked_what_they_keep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+    settle(tmp_path, monkeypatch)
     patient = Doctor({}, {}, {}, hashes={"tiny": "abc"})
     assert list(patient.archives(Trained)) == []  # type: ignore[arg-type]
     assert patient.notes.pop() == "no trained Other network: `python train_other.py` before METHOD is Other"

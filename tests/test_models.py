@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import ROOT, project
+from conftest import ROOT, project, settle
 from fake_hub import GOOD_TOKEN, OTHER_TOKEN, FakeHub, Remote, serving
 from huggingface_hub.errors import HfHubHTTPError
 
@@ -266,7 +266,7 @@ def test_a_repository_that_changed_meanwhile(server: FakeHub, files: dict[str, b
 
 def test_names(server: FakeHub, files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A name is a folder's name; any goes with --repo, even that of the embedded model."""
-    monkeypatch.chdir(tmp_path)
+    settle(tmp_path, monkeypatch)
     server.models[NAME] = Remote(files)
     for name in ("../x", "org/tiny", ".x", ""):
         with pytest.raises(UserError, match="is no name for a folder in hugging_cache/: --repo takes ORG/NAME"):
@@ -279,7 +279,7 @@ def test_names(server: FakeHub, files: dict[str, bytes], tmp_path: Path, monkeyp
 
 def test_what_a_run_killed_at_its_very_end_has_left_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The model is in place; its lock file and the folder it replaced are there still, unless somebody is at work."""
-    monkeypatch.chdir(tmp_path)
+    settle(tmp_path, monkeypatch)
     cache = Path("hugging_cache")
     for folder in ("tiny", ".tiny-replaced"):
         (cache / folder).mkdir(parents=True)
@@ -354,7 +354,7 @@ def test_as_a_command(
     )
     assert (run.returncode, run.stdout) == (0, "hugging_cache/gpt2-xl is ready\n"), run.stderr
     assert (tmp_path / "hugging_cache/gpt2-xl/ORIGIN.txt").is_file()
-    monkeypatch.chdir(tmp_path)
+    settle(tmp_path, monkeypatch)
     monkeypatch.setattr(sys, "argv", ["prepare.py", "model", "other", "--repo", "org/nothing"])
     with pytest.raises(SystemExit) as exit:
         script(cli.main)

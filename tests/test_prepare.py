@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, settle
 
 from core.errors import UserError
 from core.registry import discover
@@ -109,7 +109,7 @@ def test_as_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert len(out.splitlines()) >= 11
     assert "zsre.json: " in out
     assert err == ""
-    monkeypatch.chdir(tmp_path)
+    settle(tmp_path, monkeypatch)
     for arguments, message in (
         (["model", "gpt3-xl"], "no recipe for 'gpt3-xl': put its Hugging Face folder"),
         (["check-data", "nowhere"], "nowhere: expected a data folder, found none of its files"),
@@ -128,7 +128,7 @@ def test_as_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
 
 def test_a_model_that_is_there_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Path] = []
-    monkeypatch.chdir(tmp_path)
+    settle(tmp_path, monkeypatch)
     monkeypatch.setattr(cli, "prepare_embedded", made.append)
     folder = Path("hugging_cache/smollm2-135m")
     folder.mkdir(parents=True)

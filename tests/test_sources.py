@@ -1,17 +1,31 @@
 """inputs.sources: which folder a name means, what it is called, and what to do about a folder that is no model."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from conftest import ROOT, settle
 
 from core import folders
 from core.errors import UserError
 from inputs.sources import find_model
 
+LOOK = """
+import os, sys
+from inputs.sources import find_data, settings_file
+from core import folders
+if len(sys.argv) > 1:
+    os.chdir(sys.argv[1])
+source, file = find_data("task-data/test-NLI.tsv", None), settings_file("ROME", "gpt2-xl")
+print(source.path.is_file(), file.is_file(), source.describe()["path"], folders.shortened(str(file)), sep="|")
+"""
+
 
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
+    settle(tmp_path, monkeypatch)
     return tmp_path
 
 
@@ -94,3 +108,17 @@ def test_any_other_folder_is_no_model() -> None:
             f"no model '{given}': neither hugging_cache/{given} nor the path itself holds a config.json; "
             "in hugging_cache/: m"
         )
+
+
+@pytest.mark.parametrize("start", ["there", "here"])
+@pytest.mark.parametrize("goes", [False, True])
+def test_the_projects_folders_are_found_from_everywhere(start: str, goes: bool, place: Path) -> None:
+    """Started in the project or elsewhere, and after going elsewhere, as a worker of a cluster does."""
+    words, environment = [str(place)] if goes else [], {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", LOOK, *words]
+    at = ROOT if start == "there" else place
+    run = subprocess.run(command, cwd=at, env=environment, capture_output=True, text=True, check=True)
+    *found, path, file = run.stdout.strip().split("|")
+    assert found == ["True", "True"] and path.endswith("task-data/test-NLI.tsv") and not Path(path).is_absolute()
+    assert Path(file).is_absolute() == (start == "here" or goes)  # in a message, short where that is where one is
+    assert file.endswith("hparams/ROME/gpt2-xl.yaml")

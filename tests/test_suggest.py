@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import CONFIGS, OTHERS, ROOT, tiny
+from conftest import CONFIGS, OTHERS, ROOT, settle, tiny
 from reference import tracing as naive
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -36,7 +36,7 @@ def project(tmp_path: Path, tiny_folder: Path, edits, monkeypatch: pytest.Monkey
     unusable = [{**records[0], "pred": " "}, {**records[0], "subject": "Nobody"}]
     (tmp_path / "edited-data").mkdir()
     (tmp_path / "edited-data/zsre.json").write_text(json.dumps([*unusable, *records]))
-    monkeypatch.chdir(tmp_path)
+    settle(tmp_path, monkeypatch)
     (tmp_path / "hugging_cache").mkdir()
     (tmp_path / "hugging_cache/tiny-gpt2").symlink_to(tiny_folder)
     return tmp_path
