@@ -192,6 +192,10 @@ class EditSet(Protocol):
         """The records range(begin, end, step), all of them usable as edits; with a seed `draw` as many drawn ones."""
         ...
 
+    def chosen(self, path: Path, begin: int, end: int, step: int, draw: int | None = None) -> list[Edit]:
+        """The same as they stand in the file; `edits` leaves out white space, and logs what is odd."""
+        ...
+
     def training(self, path: Path) -> list[Edit]:
         """The records that a method can be trained on."""
         ...

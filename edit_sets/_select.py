@@ -33,6 +33,10 @@ class Selecting(EditSet):
         return Edit(**{name: field(record, key, str, where) for name, key in given.items()}, index=index)
 
     def edits(self, path: Path, begin: int, end: int, step: int, draw: int | None = None) -> list[Edit]:
+        """`chosen`, clean, with a notice in the log of the records in which something is not as one would write it."""
+        return _noticed(path, self.chosen(path, begin, end, step, draw))
+
+    def chosen(self, path: Path, begin: int, end: int, step: int, draw: int | None = None) -> list[Edit]:
         """The records range(begin, end, step). Each needs a target, and its subject in its prompt.
 
         With `draw`, a seed, as many edits drawn from the usable records from `begin` on. A smaller number of edits from
@@ -51,11 +55,11 @@ class Selecting(EditSet):
             usable = [edit for edit in records[begin:] if not self._fault(clean(edit))]
             if len(usable) < count:
                 raise UserError(f"{path}: has {len(usable)} usable records from {begin} on, too few to draw from")
-            return _noticed(path, random.Random(draw).sample(usable, len(usable))[:count])
+            return random.Random(draw).sample(usable, len(usable))[:count]
         for edit in records[begin:end:step]:
             if fault := self._fault(clean(edit)):
                 raise UserError(f"{path}: record {edit.index}: {fault}")
-        return _noticed(path, records[begin:end:step])
+        return records[begin:end:step]
 
     def training(self, path: Path) -> list[Edit]:
         """The records with a target; a subject need not occur in its prompt."""

@@ -123,7 +123,7 @@ def _edit(request: EditRequest, model: str | None, data: Path | None) -> EditReq
     name = spelled("regularizer", name, ["none", *rows("editors.regularizers", "REGULARIZERS")])
     request = replace(request, method=method, mode=mode, regularizer=f"{name}{colon}{parameters}")
     edit_set, source = find_edits(request.edits, data, located)
-    updates_of(request, edit_set.edits(source.path, request.begin, request.end, request.step, request.draw))
+    updates_of(request, edit_set.chosen(source.path, request.begin, request.end, request.step, request.draw))
     if model is not None:
         settings_file(method, find_model(model)[0], request.hparams, model)
     return request

@@ -1,6 +1,7 @@
 """experiment.plan and experiment.arguments: words to an experiment and back, and a plan that changes nothing."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from conftest import ROOT
 from tiny_settings import ROME_YAML
 
 from core.errors import UserError
-from experiment.arguments import after_parser, command, experiment, parser
+from experiment.arguments import after_parser, command, experiment, parser, sensible
 from experiment.asked import EditRequest, Experiment, Placement
 from experiment.models import Models
 from experiment.plan import resolve
@@ -129,8 +130,22 @@ def test_the_note_says_what_the_run_was(asked: Experiment) -> None:
     ],
 )
 def test_what_cannot_be_is_refused(changed: dict[str, Any], message: str, asked: Experiment) -> None:
-    from dataclasses import replace
-
     assert asked.edit
     with pytest.raises(UserError, match=message):
         resolve(replace(asked, edit=replace(asked.edit, **changed)), Models())
+
+
+def facts(folder: Path, *changes: dict[str, str]) -> Path:
+    """A file of facts, each with its changes."""
+    fact = {"src": "London is in", "subject": "London", "alt": "Italy", "pred": "England"}
+    (folder / "facts.json").write_text(json.dumps([fact | change for change in changes]))
+    return folder / "facts.json"
+
+
+def test_what_is_odd_in_edits_is_said_once(asked: Experiment, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert asked.edit
+    file = facts(tmp_path, {}, {"alt": "Italy "}, {"alt": "Spain\n"})
+    asked = replace(asked, edit=replace(asked.edit, edits=file, begin=0, end=3))
+    plan = resolve(sensible(asked), Models())
+    assert [message.split(":")[1] for message in caplog.messages] == [" record 1, 2"]
+    assert plan.schedule and [edit.target for edit in plan.schedule.edits] == ["Italy", "Italy", "Spain"]
