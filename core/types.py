@@ -213,6 +213,8 @@ class Editor(Protocol):
     """Frozen dataclass of its settings, read from hparams/<name>/<model>.yaml."""
     edit_batch: ClassVar[bool] = False
     """Whether its settings hold `edit_batch`, how many edits of an update are worked on at a time (--edit-batch)."""
+    needs: ClassVar[frozenset[str]] = frozenset()
+    """Fields of an Edit, beside prompt, subject and target, that it cannot do without, e.g. "old"."""
 
     def __init__(self, lm: LM, hp: Any, seed: int = 0) -> None:
         """Measure the UNEDITED model, once. `seed` is of whatever is drawn here."""

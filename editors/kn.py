@@ -68,6 +68,7 @@ class KN(Editor):
 
     name = "KN"
     modes = frozenset({"Instance-Sequential"})
+    needs = frozenset({"old"})
     hparams = KNSettings
 
     def __init__(self, lm: LM, hp: KNSettings, seed: int = 0) -> None:

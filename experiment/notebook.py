@@ -22,7 +22,7 @@ from experiment.asked import batches
 from experiment.editing import Editing, Rules, editor_of
 from experiment.measures.asked import questions
 from experiment.measures.unedited import measured
-from experiment.plan import limited
+from experiment.plan import complete, limited
 from experiment.quality import Probe
 from experiment.quality import probe as probe
 from experiment.scoring import score_model
@@ -98,6 +98,7 @@ def edited(
     mode = "Batch-Sequential" if batch_size else next(mode for mode in MODES if mode in editor.modes)
     if mode not in editor.modes:
         raise UserError(f"{editor.name} takes its edits one by one: leave batch_size out")
+    complete(editor, edits)
     rules = Rules(regularizers.make(regularizer, options), seed, max_update)
     if isinstance(settings, Mapping):
         hp = hparams.build(editor.hparams, dict(settings), "settings")

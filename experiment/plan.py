@@ -107,12 +107,14 @@ def resolve(experiment: Experiment, models: Models) -> Plan:
     tasks = [known[name] for name in task_names(experiment.tasks)]
     sources = {task.name: find_data(f"task-data/{task.file}", experiment.data) for task in tasks}
     samples = {t.name: limited(list(t.samples(sources[t.name].path)), experiment.limit) for t in tasks}
+    request = experiment.edit
+    parts = None if request is None else _parts(request, experiment.data)  # before a model is hashed
     model = models.identify(experiment.model)
     root = experiment.results / ("" if model.name == default_model() else model.name)
     schedule = None
-    if experiment.edit is not None:
-        schedule = _schedule(experiment.edit, model.name, experiment.data)
-        root /= "" if experiment.edit.draw is None else f"draw-{experiment.edit.draw}"
+    if request is not None and parts is not None:
+        schedule = _schedule(request, parts, model.name)
+        root /= "" if request.draw is None else f"draw-{request.draw}"
     described = {name: source.describe() for name, source in sources.items()}
     wanted = []
     for count in schedule.counts if schedule else [0]:
@@ -140,7 +142,17 @@ def limited(samples: Sequence[Sample], limit: int | None) -> list[Sample]:
     return [sample for sample in samples if sample.record in records]
 
 
-def _schedule(request: EditRequest, model: str, data: Path | None) -> Schedule:
+@dataclass(frozen=True)
+class _Parts:
+    """What of a schedule does not depend on the model."""
+
+    editor: type[Editor]
+    regularizer: Regularizer | None
+    source: Source
+    edits: list[Edit]
+
+
+def _parts(request: EditRequest, data: Path | None) -> _Parts:
     from editors import regularizers  # brings torch
 
     editor: type[Editor] = discover("editors", "EDITOR")[request.method]
@@ -148,6 +160,22 @@ def _schedule(request: EditRequest, model: str, data: Path | None) -> Schedule:
     regularizer = regularizers.make(request.regularizer, given)
     edit_set, source = find_edits(request.edits, data)
     edits = edit_set.edits(source.path, request.begin, request.end, request.step, request.draw)
+    complete(editor, edits, f"{source.path}: record", edit_set.keys)
+    return _Parts(editor, regularizer, source, edits)
+
+
+def complete(
+    editor: type[Editor], edits: Sequence[Edit], where: str = "edit", keys: Mapping[str, str] | None = None
+) -> None:
+    """UserError for an edit that lacks what the method needs: `where` and its index, and what its file calls that."""
+    for edit, name in itertools.product(edits, sorted(editor.needs)):
+        if not (getattr(edit, name) or "").strip():
+            key = (keys or {}).get(name, name)
+            raise UserError(f"{where} {edit.index}: {editor.name} needs a text in '{key}', which is absent or empty")
+
+
+def _schedule(request: EditRequest, parts: _Parts, model: str) -> Schedule:
+    editor, rule, edits = parts.editor, parts.regularizer, parts.edits
     updates, counts = updates_of(request, edits)
     hp = settings_of(editor, request, model)
     settings = {
@@ -158,11 +186,11 @@ def _schedule(request: EditRequest, model: str, data: Path | None) -> Schedule:
         "batch_size": request.batch_size,
         "hparams": asdict(hp),
         "files": {name: sha256(path) for name, path in editor.files(hp, model).items()},
-        "regularizer": None if regularizer is None else regularizer.settings(),
+        "regularizer": None if rule is None else rule.settings(),
         "max_update": request.max_update,
-        "data": source.describe(),
+        "data": parts.source.describe(),
     }
-    return Schedule(request, editor, hp, regularizer, edits, updates, counts, results.plain(settings))
+    return Schedule(request, editor, hp, rule, edits, updates, counts, results.plain(settings))
 
 
 def settings_of(editor: type[Editor], request: EditRequest, model: str) -> Any:

@@ -13,6 +13,7 @@ from tiny_settings import ROME, ROME_YAML, TARGET, corpus
 import experiment as ex
 from core.errors import UserError
 from core.lm.model import LM
+from core.types import Edit
 from experiment.notebook import Scores
 
 Check = Callable[[LM], Callable[[], None]]
@@ -92,6 +93,16 @@ def test_batches(tmp_path: Path, unchanged: Check) -> None:
     with (
         pytest.raises(UserError, match="ROME takes its edits one by one"),
         ex.edited(lm, "ROME", facts, batch_size=2, settings=ROME),
+    ):
+        pass
+
+
+def test_an_edit_that_lacks_what_the_method_needs() -> None:
+    settings = {"steps": 2, "batch_size": 2, "adaptive_threshold": 0.2}
+    facts = [Edit("A is", "A", "b", "c", index=4), Edit("A is", "A", "b", index=9)]
+    with (
+        pytest.raises(UserError, match="^edit 9: KN needs a text in 'old', which is absent or empty$"),
+        ex.edited(tiny("gpt2"), "KN", facts, settings=settings),
     ):
         pass
 

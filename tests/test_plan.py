@@ -149,3 +149,16 @@ def test_what_is_odd_in_edits_is_said_once(asked: Experiment, tmp_path: Path, ca
     plan = resolve(sensible(asked), Models())
     assert [message.split(":")[1] for message in caplog.messages] == [" record 1, 2"]
     assert plan.schedule and [edit.target for edit in plan.schedule.edits] == ["Italy", "Italy", "Spain"]
+
+
+@pytest.mark.parametrize("change", [{"pred": ""}, {"pred": " "}])
+def test_an_edit_that_lacks_what_the_method_needs(
+    change: dict[str, str], asked: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With file and record, before the model is looked into; another method can do without it."""
+    assert asked.edit
+    request = replace(asked.edit, edits=facts(tmp_path, {}, change), begin=0, end=2)
+    resolve(replace(asked, edit=request), Models())
+    monkeypatch.setattr(Models, "identify", lambda *_: pytest.fail("looked for the model"))
+    with pytest.raises(UserError, match=r"/facts.json: record 1: KN needs a text in 'pred', which is absent or empty$"):
+        resolve(replace(asked, edit=replace(request, method="KN")), Models())
