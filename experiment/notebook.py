@@ -1,6 +1,6 @@
 """The words of a notebook: load, wrap, edits, edited, probe, expect, score."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from core.lm.load import load as load_folder
 from core.lm.model import LM
 from core.metrics import summarize
 from core.registry import discover, pick
-from core.types import MODES, Edit, Editor, Measure, Sample, Scored, Task, per_update
+from core.types import MODES, Edit, Editor, EditSet, Measure, Sample, Scored, Task, per_update
 from editors import regularizers
 from experiment import measures, quality
 from experiment.asked import batches
@@ -26,7 +26,7 @@ from experiment.plan import complete, limited
 from experiment.quality import Probe
 from experiment.quality import probe as probe
 from experiment.scoring import score_model
-from inputs.sources import find_data, find_model, settings_file
+from inputs.sources import find_data, find_edits, find_model, settings_file
 
 
 def load(name: str | Path | None = None, **placement: Any) -> LM:
@@ -44,15 +44,28 @@ def wrap(model: PreTrainedModel, tokenizer: Any, name: str) -> LM:
 
 
 def edits(
-    name: str, begin: int, end: int, step: int = 1, *, data: Path | str | None = None, draw: int | None = None
+    source: Path | str, begin: int, end: int, step: int = 1, *, data: Path | str | None = None, draw: int | None = None
 ) -> list[Edit]:
     """The edits range(begin, end, step) of an edit set; with `draw`, a seed, as many drawn from `begin` on.
 
-    `data` names a folder to read from instead of data/. Raises UserError for a record that is no edit.
+    `source` is the edit set's name, e.g. "zsre", whose file `data` names a folder for instead of data/; or the path of
+    a file in any edit set's format. Raises UserError for a record that is no edit.
     """
-    chosen = pick("edit set", name, discover("edit_sets", "EDIT_SET"))
-    found: list[Edit] = chosen.edits(_file(chosen.file, data), begin, end, step, draw)
-    return found
+    sets: dict[str, EditSet] = discover("edit_sets", "EDIT_SET")
+    if not _is_path(source, sets):
+        chosen = pick("edit set", str(source), sets)
+        return chosen.edits(_file(chosen.file, data), begin, end, step, draw)
+    if data is not None:
+        raise UserError(f"{source} is a file: data, a folder with files of edit sets, has no part in it")
+    chosen, found = find_edits(Path(source), None)
+    return chosen.edits(found.path, begin, end, step, draw)
+
+
+def _is_path(source: Path | str, names: Iterable[str]) -> bool:
+    path = Path(source)
+    if isinstance(source, Path) or path.name != source or path.suffix:
+        return True
+    return path.is_file() and source.lower() not in map(str.lower, names)
 
 
 @dataclass

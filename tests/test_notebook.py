@@ -101,10 +101,27 @@ def test_an_edit_that_lacks_what_the_method_needs() -> None:
     settings = {"steps": 2, "batch_size": 2, "adaptive_threshold": 0.2}
     facts = [Edit("A is", "A", "b", "c", index=4), Edit("A is", "A", "b", index=9)]
     with (
-        pytest.raises(UserError, match="^edit 9: KN needs a text in 'old', which is absent or empty$"),
+        pytest.raises(UserError, match=r"^edit 9: KN needs a text in 'old', which is absent or empty$"),
         ex.edited(tiny("gpt2"), "KN", facts, settings=settings),
     ):
         pass
+
+
+def test_edits_of_a_name_or_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As --edits takes one: of any edit set's format, in any folder."""
+    monkeypatch.chdir(tmp_path)
+    named = ex.edits("zsre", 3, 5, data=SAMPLE)
+    content = (SAMPLE / "edited-data/zsre.json").read_text(encoding="utf-8")
+    for place in ("facts.json", "mine/facts", "facts", "zsre"):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        (tmp_path / place).write_text(content, encoding="utf-8")
+        assert ex.edits(tmp_path / place, 3, 5) == ex.edits(Path(place), 3, 5) == named
+        assert ex.edits(place, 3, 5, **({"data": SAMPLE} if place == "zsre" else {})) == named  # a name, if it is one
+    assert ex.edits("facts.json", 3, 5, draw=2) == ex.edits("zsre", 3, 5, data=SAMPLE, draw=2) != named
+    with pytest.raises(UserError, match=r"^nowhere.json: no such file$"):
+        ex.edits("nowhere.json", 0, 1)
+    with pytest.raises(UserError, match=r"^facts.json is a file: data, a folder .*, has no part in it$"):
+        ex.edits("facts.json", 0, 1, data=SAMPLE)
 
 
 def test_unknown_names() -> None:
