@@ -33,7 +33,8 @@ class Share(Regularizer):
 
     def __post_init__(self) -> None:
         if not 0 < self.keep <= 1:
-            raise ValueError(f"keep: expected a share in (0, 1], found {self.keep:g}")
+            percent = f": did you mean {self.keep / 100:g}?" if 2 <= self.keep <= 100 else ""
+            raise ValueError(f"keep: expected a share in (0, 1], found {self.keep:g}{percent}")
 
     @property
     def label(self) -> str:

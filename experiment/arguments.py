@@ -73,7 +73,7 @@ def after_parser() -> Parser:
         default="none",
         help=f"what decides which part of an update is applied: {rules}",
     )
-    p.add_argument("--keep", type=share, metavar="SHARE", help="share of the update it keeps (default: 0.4)")
+    p.add_argument("--keep", type=float, metavar="SHARE", help="share of the update it keeps (default: 0.4)")
     p.add_argument("--save-model", type=Path, metavar="DIR", help="save the edited model as a Hugging Face folder")
     p.add_argument(
         "--checkpoints", type=numbers, default=(), metavar="N,N", help="score after these many edits too, on the way"
@@ -109,14 +109,6 @@ def words(text: str) -> tuple[str, ...]:
 
 def numbers(text: str) -> tuple[int, ...]:
     return tuple(positive(part) for part in text.split(","))
-
-
-def share(text: str) -> float:
-    value = float(text)
-    if not 0 < value <= 1:
-        percent = f": did you mean {value / 100:g}?" if 1 < value <= 100 else ""
-        raise argparse.ArgumentTypeError(f"expected a share in (0, 1], got {text}{percent}")
-    return value
 
 
 FLAGS = (

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -153,11 +153,8 @@ class _Parts:
 
 
 def _parts(request: EditRequest, data: Path | None) -> _Parts:
-    from editors import regularizers  # brings torch
-
     editor: type[Editor] = discover("editors", "EDITOR")[request.method]
-    given = {} if request.keep is None else {"keep": request.keep}
-    regularizer = regularizers.make(request.regularizer, given)
+    regularizer = _regularizer(request)
     edit_set, source = find_edits(request.edits, data)
     edits = edit_set.edits(source.path, request.begin, request.end, request.step, request.draw)
     complete(editor, edits, f"{source.path}: record", edit_set.keys)
@@ -172,6 +169,20 @@ def complete(
         if not (getattr(edit, name) or "").strip():
             key = (keys or {}).get(name, name)
             raise UserError(f"{where} {edit.index}: {editor.name} needs a text in '{key}', which is absent or empty")
+
+
+def _regularizer(request: EditRequest) -> Regularizer | None:
+    """UserError for a --keep that it cannot take."""
+    from editors import regularizers  # brings torch
+
+    name = request.regularizer.partition(":")[0]
+    if request.keep is None or name == "none":
+        return regularizers.make(request.regularizer, {})
+    own = [field.name for field in fields(regularizers.REGULARIZERS[name])]
+    if "keep" not in own:
+        takes = f"its own are {', '.join(own)}, as in {name}:{own[0]}=..." if own else "it has none"
+        raise UserError(f"--keep: the regularizer {name} has no such parameter; {takes}")
+    return regularizers.make(request.regularizer, {"keep": request.keep})
 
 
 def _schedule(request: EditRequest, parts: _Parts, model: str) -> Schedule:

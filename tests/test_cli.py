@@ -423,8 +423,8 @@ def test_bad_words(call: Call, words: tuple[str, ...], message: str) -> None:
         ),
         (("NLI,NER,nlj", *ROME, 0, 4, 1), r"unknown task .nlj.: did you mean .NLI.\?.*"),
         (
-            ("NLI", *ROME, 0, 1, 1, "--keep", "40"),
-            r"argument --keep: expected a share .*, got 40: did you mean 0.4\?.*",
+            ("NLI", *ROME, 0, 1, 1, "--regularizer", "rect", "--keep", "40"),
+            r"regularizer rect: keep: expected a share in \(0, 1\], found 40: did you mean 0.4\?",
         ),
         (
             ("NLI", *ROME, 0, 1, 1, "--regulariser", "rect"),
@@ -437,8 +437,15 @@ def test_bad_words(call: Call, words: tuple[str, ...], message: str) -> None:
         ),
         (("NLI", *ROME, 0, 4, 1, "--edits", "no.json"), r"no.json: no such file"),
         (("NLI", *ROME, 0, 1, 1, "--regularizer", "rekt"), r"unknown regularizer 'rekt': did you mean 'rect'\?.*"),
-        (("NLI", *ROME, 0, 1, 1, "--keep", "1.5"), r"argument --keep: expected a share in \(0, 1\], got 1.5.*"),
-        (("NLI", *ROME, 0, 1, 1, "--keep", "nan"), r"argument --keep: expected a share in \(0, 1\], got nan.*"),
+        (
+            ("NLI", *ROME, 0, 1, 1, "--regularizer", "pca", "--keep", "1.5"),
+            r"regularizer pca: keep: expected a share in \(0, 1\], found 1.5",
+        ),
+        (
+            ("NLI", *ROME, 0, 1, 1, "--regularizer", "rect", "--keep", "nan"),
+            r"regularizer rect: keep: expected float, found nan",
+        ),
+        (("NLI", *ROME, 0, 1, 1, "--keep", "half"), r"argument --keep: invalid float value: 'half'.*"),
         (("NLI", *ROME, 0, 1, 1, "--hparams", "no.yaml"), r"no.yaml: cannot read the settings: No such file .*"),
         (
             ("NLI", *ROME, 0, 1, 1, "--hparams", "hparams/ROME/gpt2-xl.yaml"),

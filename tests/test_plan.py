@@ -1,7 +1,7 @@
 """experiment.plan and experiment.arguments: words to an experiment and back, and a plan that changes nothing."""
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,12 @@ from conftest import ROOT
 from tiny_settings import ROME_YAML
 
 from core.errors import UserError
+from core.types import Regularizer
+from editors import regularizers
 from experiment.arguments import after_parser, command, experiment, parser, sensible
 from experiment.asked import EditRequest, Experiment, Placement
 from experiment.models import Models
-from experiment.plan import resolve
+from experiment.plan import Plan, resolve
 from experiment.stopped.note import Note
 
 EDITED = Experiment(
@@ -133,6 +135,56 @@ def test_what_cannot_be_is_refused(changed: dict[str, Any], message: str, asked:
     assert asked.edit
     with pytest.raises(UserError, match=message):
         resolve(replace(asked, edit=replace(asked.edit, **changed)), Models())
+
+
+@dataclass(frozen=True)
+class Cap(Regularizer):
+    """One with a parameter of another name, and without bounds."""
+
+    name = "cap"
+    at: float = 1.0
+
+
+@dataclass(frozen=True)
+class Half(Regularizer):
+    name = "half"
+
+
+@dataclass(frozen=True)
+class Twice(Regularizer):
+    """`keep` need not be a share."""
+
+    name = "twice"
+    keep: float = 2.0
+
+    def settings(self) -> dict[str, Any]:
+        return {"name": self.name, "keep": self.keep}
+
+    @property
+    def label(self) -> str:
+        return f"TWICE{self.keep:g}"
+
+
+def test_keep_is_the_regularisers_own(asked: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its bounds too; one without it says what it takes. Before the model is looked into."""
+    request = asked.edit
+    assert request
+    for kind in (Cap, Half, Twice):
+        monkeypatch.setitem(regularizers.REGULARIZERS, kind.name, kind)
+    monkeypatch.setattr("experiment.asked.rows", lambda *_: list(regularizers.REGULARIZERS))
+
+    def plan(name: str, keep: float) -> Plan:
+        return resolve(replace(asked, edit=replace(request, regularizer=name, keep=keep)), Models())
+
+    assert plan("twice", 3.5).wanted[0].settings["edit"]["regularizer"] == {"name": "twice", "keep": 3.5}
+    monkeypatch.setattr(Models, "identify", lambda *_: pytest.fail("looked for the model"))
+    for name, keep, message in (
+        ("cap", 0.4, "--keep: the regularizer cap has no such parameter; its own are at, as in cap:at=...$"),
+        ("half", 0.4, "--keep: the regularizer half has no such parameter; it has none$"),
+        ("rect", 40, r"regularizer rect: keep: expected a share in \(0, 1\], found 40: did you mean 0.4\?$"),
+    ):
+        with pytest.raises(UserError, match=message):
+            plan(name, keep)
 
 
 def facts(folder: Path, *changes: dict[str, str]) -> Path:
