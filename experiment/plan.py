@@ -192,7 +192,7 @@ def _schedule(request: EditRequest, parts: _Parts, model: str) -> Schedule:
     settings = {
         "mode": request.mode,
         "method": editor.name,
-        "range": [request.begin, request.end, request.step],
+        "range": [request.begin, request.begin + len(edits) * request.step, request.step],  # of 200 205 2 too it is 206
         "draw": request.draw,
         "batch_size": request.batch_size,
         "hparams": asdict(hp),

@@ -214,3 +214,13 @@ def test_an_edit_that_lacks_what_the_method_needs(
     monkeypatch.setattr(Models, "identify", lambda *_: pytest.fail("looked for the model"))
     with pytest.raises(UserError, match=r"/facts.json: record 1: KN needs a text in 'pred', which is absent or empty$"):
         resolve(replace(asked, edit=replace(request, method="KN")), Models())
+
+
+def test_an_uneven_end_is_the_next_even_one(asked: Experiment) -> None:
+    """200, 202, 204 are the edits of 200 205 2 and of 200 206 2: for results, saved models and stopped runs alike."""
+    assert asked.edit
+    ends = [replace(asked.edit, end=end, step=2, checkpoints=()) for end in (205, 206)]
+    plans = [resolve(replace(asked, edit=request), Models()) for request in ends]
+    for plan in plans:
+        assert plan.edited["edit"]["range"] == plan.wanted[-1].settings["edit"]["range"] == [200, 206, 2]
+    assert plans[0].edited == plans[1].edited
