@@ -246,6 +246,11 @@ class Editor(Protocol):
         """Files that an edit depends on beside the settings, by a word for each. UserError for one that is absent."""
         return {}
 
+    @classmethod
+    def redrawn(cls, hp: Any) -> Any:
+        """The settings without what they state and the method could draw: then it draws that, from its seed."""
+        return hp
+
     trained_by: ClassVar[str] = ""
     """The script that trains what it needs for a model, which it takes as --model; empty if it needs no training."""
 

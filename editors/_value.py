@@ -10,7 +10,7 @@ early stop, so that each ends as if it were alone; prompt and target are joined 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
@@ -85,6 +85,10 @@ class TargetEditor(Editor):
 
     def about(self) -> Notes:
         return {"context_templates": list(self.templates)}
+
+    @classmethod
+    def redrawn(cls, hp: Any) -> Any:
+        return replace(hp, context_templates=None)
 
     @classmethod
     def suggested(cls, values: Mapping[str, Any], lm: LM, layer: int | None) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def parser(description: str = "Score a model on a task, on several, or on all.")
         "--data", type=Path, metavar="DIR", help="folder with task-data/ or edited-data/ to use before data/"
     )
     p.add_argument("--limit", type=positive, metavar="N", help="only the first N records of each task")
-    p.add_argument("--seed", type=int, default=0, help="seed of everything that is drawn (default: 0)")
+    p.add_argument("--seed", type=int, help="seed of what is drawn (default: 0, with --draw its SEED)")
     p.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="default: test-result")
     p.add_argument("--batch-tokens", type=positive, metavar="N", help="token budget of a batch; never changes a result")
     p.add_argument(
@@ -79,6 +79,9 @@ def after_parser() -> Parser:
         "--checkpoints", type=numbers, default=(), metavar="N,N", help="score after these many edits too, on the way"
     )
     p.add_argument("--draw", type=int, metavar="SEED", help="draw the edits at random from SAMPLE_BEGIN on")
+    p.add_argument(
+        "--redraw", action="store_true", help="draw context templates anew, also where the settings state them"
+    )
     p.add_argument("--on-error", choices=("stop", "skip"), default="stop", help="of a refused update (default: stop)")
     p.add_argument(
         "--max-update",
@@ -118,6 +121,7 @@ FLAGS = (
         "keep",
         "edits",
         "draw",
+        "redraw",
         "model",
         "limit",
         "seed",

@@ -36,8 +36,9 @@ class EditRequest:
     """Which edits, by which method, and how they are applied. The edits are range(begin, end, step) of the edit file.
 
     `edits` is a file of any edit set's format instead of the data's own. With `draw`, a seed, as many are drawn from
-    `begin` on. `checkpoints` are numbers of edits to score at on the way; `save_every` the seconds after
-    which the edits of a long run are kept.
+    `begin` on. `redraw` asks for what the method's settings state but could draw, context templates, to be drawn again.
+    `checkpoints` are numbers of edits to score at on the way; `save_every` the seconds after which the edits of a long
+    run are kept.
     """
 
     method: str
@@ -48,6 +49,7 @@ class EditRequest:
     batch_size: int | None = None
     edits: Path | None = None
     draw: int | None = None
+    redraw: bool = False
     checkpoints: tuple[int, ...] = ()
     regularizer: str = "none"
     keep: float | None = None
@@ -61,20 +63,30 @@ class EditRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """What is asked for: tasks to score a model on, as it is (`edit` is None) or after edits."""
+    """What is asked for: tasks to score a model on, as it is (`edit` is None) or after edits.
+
+    `seed` is of all that is drawn but the edits. Without one it is that of drawn edits, so that repeats differ in all;
+    else 0.
+    """
 
     tasks: tuple[str, ...] = ("all",)
     model: str | None = None
     edit: EditRequest | None = None
     data: Path | None = None
     limit: int | None = None
-    seed: int = 0
+    seed: int | None = None
     placement: Placement = field(default_factory=Placement)
     measures: tuple[str, ...] = ("all",)
     batch_tokens: int | None = None
     stop_when_collapsed: bool = False
     results: Path = RESULTS
     overwrite: bool = False
+
+    @property
+    def effective_seed(self) -> int:
+        """The seed that holds."""
+        given = (self.seed, self.edit.draw if self.edit else None, 0)
+        return next(seed for seed in given if seed is not None)
 
 
 def checked(asked: Experiment) -> Experiment:

@@ -24,7 +24,7 @@ class Course:
         assert plan.schedule is not None
         self.plan, self.bench, self.checkpoint, self.seconds = plan, bench, checkpoint, seconds
         self.schedule: Schedule = plan.schedule
-        request, seed = self.schedule.request, plan.experiment.seed
+        request, seed = self.schedule.request, plan.experiment.effective_seed
         with timed(seconds, "prepare"):
             editor = bench.editor(self.schedule.editor, self.schedule.hp, seed, self.schedule.settings["files"])
         with timed(seconds, "probe before"):

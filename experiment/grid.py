@@ -37,7 +37,7 @@ class Sweep:
     """What a sweep's file may say. Numbers of edits count from `begin`; `checkpoints` holds 0 for the unedited model.
 
     `repeats` random sets of edits are drawn from the edit file, with seeds 1, 2, ...; 0 takes them in the file's order.
-    What is left out is as the scripts have it.
+    Repeat r draws all else with `seed` + r. `redraw` and what is left out are as the scripts have it.
     """
 
     grid: tuple[Block, ...]
@@ -47,6 +47,7 @@ class Sweep:
     begin: int = 200
     step: int = 1
     repeats: int = 0
+    redraw: bool = False
     limit: int | None = None
     seed: int = 0
     data: str | None = None
@@ -106,6 +107,7 @@ def cells(sweep: Sweep) -> list[Experiment]:
                     step=sweep.step,
                     batch_size=block.batch_size if mode == "Batch-Sequential" else None,
                     draw=draw,
+                    redraw=sweep.redraw,
                     checkpoints=tuple(counts[:-1]),
                     regularizer=name,
                     keep=float(keep) if keep else None,
@@ -116,13 +118,14 @@ def cells(sweep: Sweep) -> list[Experiment]:
 
 
 def _experiment(sweep: Sweep, model: str | None, edit: EditRequest | None = None) -> Experiment:
+    draw = (edit.draw if edit else None) or 0
     return Experiment(
         tasks=sweep.tasks,
         model=model,
         edit=edit,
         data=None if sweep.data is None else Path(sweep.data),
         limit=sweep.limit,
-        seed=sweep.seed,
+        seed=sweep.seed + draw if sweep.seed else None,
         placement=Placement(device=sweep.device, dtype=sweep.dtype),
         batch_tokens=sweep.batch_tokens,
         measures=sweep.measures,

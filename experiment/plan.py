@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -21,6 +22,8 @@ from inputs.sources import Source, default_model, find_data, find_edits, setting
 
 if TYPE_CHECKING:  # torch takes seconds to import, and command lines are read without it
     from experiment.models import Model, Models
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,7 @@ def resolve(experiment: Experiment, models: Models) -> Plan:
                 "model": model.settings(experiment.placement.dtype),
                 "data": described[task.name],
                 "limit": experiment.limit,
-                "seed": experiment.seed,
+                "seed": experiment.effective_seed,
                 "edit": schedule.settings_until(count) if schedule else None,
             }
             stem = results.stem(root, task.name, schedule.name_until(count) if schedule else None)
@@ -207,6 +210,10 @@ def _schedule(request: EditRequest, parts: _Parts, model: str) -> Schedule:
 def settings_of(editor: type[Editor], request: EditRequest, model: str) -> Any:
     """The method's settings for a model, from their file and the command line."""
     hp = hparams.load(editor.hparams, settings_file(editor.name, model, request.hparams))
+    if request.redraw:
+        if (redrawn := editor.redrawn(hp)) is hp:
+            logger.warning("--redraw changes nothing: %s draws no context templates", editor.name)
+        hp = redrawn
     if request.edit_batch is None:
         return hp
     if not editor.edit_batch:

@@ -94,7 +94,8 @@ def unedited(wanted: Wanted) -> tuple[Result, Path] | None:
         result = results.read(stem.with_name(f"{stem.name}.json"))
     except UserError:
         return None
-    return (result, stem) if results.same(result.settings, {**wanted.settings, "edit": None}) else None
+    settings = {**wanted.settings, "seed": result.settings.get("seed"), "edit": None}  # nothing is drawn without edits
+    return (result, stem) if results.same(result.settings, settings) else None
 
 
 def remarks(made: Made) -> list[str]:

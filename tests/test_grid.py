@@ -58,6 +58,38 @@ def test_models_draws_and_batches_multiply() -> None:
     assert found[-1].startswith("test-task-after.py all Batch-Single MEMIT 10 22 3 --draw 2 --model b")
 
 
+def test_repeats_draw_other_edits_and_all_else_with_another_seed() -> None:
+    """Without repeats nothing changes; a seed of the file is added."""
+    some = {"grid": (ROME,), "checkpoints": (0, 1)}
+    for seed, repeats, wanted in ((0, 0, [0]), (7, 0, [7]), (0, 3, [1, 2, 3]), (7, 3, [8, 9, 10])):
+        found = cells(Sweep(**some, seed=seed, repeats=repeats))  # type: ignore[arg-type]
+        assert found[0].edit is None and found[0].effective_seed == seed
+        assert list(dict.fromkeys(one.effective_seed for one in found[1:])) == wanted
+        assert [one.edit.draw for one in found[1::2] if one.edit] == ([1, 2, 3] if repeats else [None])
+    assert all(one.edit.redraw for one in cells(Sweep(**some, redraw=True)) if one.edit)  # type: ignore[arg-type]
+    assert commands(**some, repeats=1, redraw=True)[1].endswith("--draw 1 --redraw")
+
+
+def test_repeats_have_context_templates_of_their_own(tiny_folder: Path, tmp_path: Path) -> None:
+    """Those that settings state stay, unless they are to be drawn anew."""
+    found = {}
+    for name, file, redraw in (
+        ("drawn", rome_drawn(tmp_path), False),
+        ("stated", tmp_path / "rome.yaml", False),
+        ("anew", tmp_path / "rome.yaml", True),
+    ):
+        requests = [replace(rome(tmp_path, end=1, draw=draw, redraw=redraw), hparams=file) for draw in (1, 2)]
+        ended(local.local([cell(tiny_folder, tmp_path / name, request) for request in requests]))
+        made = sorted((tmp_path / name).rglob("result-*.json"))
+        contents = [json.loads(path.read_text(encoding="utf-8")) for path in made]
+        assert [content["settings"]["seed"] for content in contents] == [1, 2]
+        found[name] = [content["updates"][0]["notes"]["context_templates"] for content in contents]
+    stated = list(ROME_SETTINGS["context_templates"])
+    assert found["stated"] == [stated, stated]
+    assert found["drawn"][0] != found["drawn"][1]
+    assert stated not in found["anew"] and found["anew"][0] != found["anew"][1]
+
+
 def test_checkpoints_without_edits_are_left_out() -> None:
     some = Block(methods=("KN",), modes=("Instance-Sequential",), checkpoints=(2, 4))
     sweep = Sweep(grid=(ROME, some), checkpoints=(0, 1, 5), begin=10, step=3)

@@ -224,3 +224,24 @@ def test_an_uneven_end_is_the_next_even_one(asked: Experiment) -> None:
     for plan in plans:
         assert plan.edited["edit"]["range"] == plan.wanted[-1].settings["edit"]["range"] == [200, 206, 2]
     assert plans[0].edited == plans[1].edited
+
+
+def test_what_is_drawn_has_the_seed_of_drawn_edits_unless_it_has_its_own(asked: Experiment) -> None:
+    assert asked.edit
+    drawn = replace(asked.edit, draw=3)
+    for seed, edit, wanted in ((None, asked.edit, 0), (None, drawn, 3), (0, drawn, 0), (5, drawn, 5), (5, None, 5)):
+        plan = resolve(replace(asked, seed=seed, edit=edit), Models())
+        assert {made.settings["seed"] for made in plan.wanted} == {wanted}
+
+
+def test_templates_that_settings_state_win_unless_they_are_to_be_drawn_anew(
+    asked: Experiment, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert asked.edit
+    for redraw, templates in ((False, ["{}", "The first day. {}"]), (True, None)):
+        plan = resolve(replace(asked, edit=replace(asked.edit, redraw=redraw)), Models())
+        assert plan.wanted[0].settings["edit"]["hparams"]["context_templates"] == templates
+    assert caplog.messages == []
+    (tmp_path / "kn.yaml").write_text("{steps: 2, batch_size: 2, adaptive_threshold: 0.2}")
+    resolve(replace(asked, edit=replace(asked.edit, method="KN", redraw=True, hparams=tmp_path / "kn.yaml")), Models())
+    assert caplog.messages == ["--redraw changes nothing: KN draws no context templates"]
