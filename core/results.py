@@ -106,6 +106,7 @@ def _result(content: dict[str, Any]) -> Result:
     if content["headline"] not in metrics:
         raise ValueError(f"its headline, {short(content['headline'])}, is not among its metrics")
     settings, published, n = _object(content["settings"]), content.get("published"), int(content["n"])
+    edited = _edit_record(content) if settings["edit"] else None
     return Result(
         task=str(content["task"]),
         headline=content["headline"],
@@ -116,11 +117,28 @@ def _result(content: dict[str, Any]) -> Result:
         degenerate={kind: int(count) for kind, count in (content.get("degenerate") or {}).items()},
         published=published and _object(published),
         collapsed=(reason := content.get("collapsed")) and str(reason),
-        edited=_edit_record(content) if settings["edit"] else None,
-        settings=settings,
+        edited=edited,
+        settings=settings if edited is None else _as_made(settings, edited),
         environment=_object(content["environment"]),
         seconds=_object(content.get("seconds", {})),
     )
+
+
+def _as_made(settings: dict[str, Any], edited: EditRecord) -> dict[str, Any]:
+    """The settings, with words of their own for what an older version understood by the same ones.
+
+    Before results noted their context templates, ROME and MEMIT drew them in another way, and `key: mean` of ROME was
+    the mean of the keys alone.
+    """
+    edit = settings["edit"]
+    if edit.get("method") not in ("ROME", "MEMIT") or not edited.updates:
+        return settings
+    if any("context_templates" in (update.get("notes") or {}) for update in edited.updates):
+        return settings
+    older = dict(edit.get("hparams") or {})
+    older |= {"context_templates": "drawn as of old"} if older.get("context_templates", ()) is None else {}
+    older |= {"key": "mean, of keys alone"} if older.get("key") == "mean" else {}
+    return {**settings, "edit": {**edit, "hparams": older}}
 
 
 def _edit_record(content: Mapping[str, Any]) -> EditRecord:

@@ -167,6 +167,35 @@ def test_a_file_of_before_the_format_had_a_number(name: str) -> None:
     assert measured == result.metrics
 
 
+@pytest.mark.parametrize("method", ["ROME", "MEMIT", "KN"])
+@pytest.mark.parametrize(
+    ("hparams", "differing"),
+    [
+        ({"context_templates": None}, "edit.hparams.context_templates: 'drawn as of old', now None"),
+        ({"context_templates": ["{}"], "key": "mean"}, "edit.hparams.key: 'mean, of keys alone', now 'mean'"),
+        ({"context_templates": ["{}"], "key": "prompt"}, ""),
+        ({"layers": [1]}, ""),
+    ],
+)
+def test_what_an_older_version_understood_by_the_same_words(
+    hparams: dict[str, Any], differing: str, method: str, tmp_path: Path
+) -> None:
+    """Its results are those of other settings; results that note their templates are of now."""
+    content = json.loads((DATA / "result-NLI-Instance-Sequential-ROME-2.json").read_text(encoding="utf-8"))
+    content["settings"]["edit"] |= {"method": method, "hparams": hparams}
+    file, settings = tmp_path / "r.json", content["settings"]
+    for notes in ({"layer 1": {}}, {"context_templates": ["{}"]}):
+        content["updates"][0]["notes"] = notes
+        file.write_text(json.dumps(content), encoding="utf-8")
+        if differing and "layer 1" in notes and method != "KN":
+            with pytest.raises(UserError, match=re.escape(f"other settings ({differing})")) as error:
+                existing(tmp_path / "r", settings, False)
+            assert len(str(error.value).splitlines()) == 1
+        else:
+            assert existing(tmp_path / "r", settings, False) == read(file)
+            assert read(file).settings == settings
+
+
 def test_the_edited_one_is_valid_too_and_the_report_reads_both(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
