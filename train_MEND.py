@@ -55,7 +55,7 @@ def main() -> None:
     records = Records(train, validation, {part: source.describe() for part, source in sources.items()})
     folder = args.out or hp.archive(name)
     writable(folder, "--out")
-    with held([folder / ".lock"], "training here"):
+    with held([folder / ".lock"], "training here", hint="--out DIR names another place"):
         earlier = existing(folder, args.resume or args.overwrite)
         lm = load(model_folder, name, args.device, args.dtype, device_map=args.device_map, attn=args.attn)
         training = Training(lm, hp, records, folder)

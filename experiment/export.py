@@ -54,4 +54,4 @@ def _there(folder: Path, settings: dict[str, Any]) -> bool:
 
 
 def _alone(folder: Path) -> AbstractContextManager[None]:
-    return held([beside(folder)], "saving this model")
+    return held([beside(folder)], "saving this model", hint="--save-model DIR names another place")

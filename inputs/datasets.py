@@ -45,7 +45,7 @@ class Gatherer:
     def gather(self, sets: Sequence[DataSet]) -> Iterator[str]:
         """Fetch every set that is available, a line each; a UserError at the end if any is missing."""
         missing = []
-        with held([beside(self.sources)], "fetching data"):
+        with held([beside(self.sources)], "fetching data", hint=""):
             clear(self.sources)
             for dataset in sets:
                 try:

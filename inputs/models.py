@@ -54,7 +54,7 @@ def prepare_model(folder: Path, repo: str, revision: str | None = None) -> None:
     Raises UserError with what to do: gated, unknown, unreachable, incomplete, damaged on the way, or no room.
     """
     try:
-        with held([beside(folder)], "making this model"):
+        with held([beside(folder)], "making this model", hint=""):
             clear(folder)
             _prepare(folder, repo, revision)
     except OSError as error:

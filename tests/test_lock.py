@@ -20,8 +20,10 @@ import pytest
 from conftest import ROOT
 
 from core.disk import lock
-from core.disk.lock import held
+from core.disk.lock import beside, held
+from core.disk.whole import whole
 from core.errors import UserError
+from experiment.export import exported
 
 HOLD = "import sys, time; from pathlib import Path; from core.disk.lock import held\nwith held([Path(sys.argv[1])]):\n"
 COUNT = """
@@ -187,3 +189,35 @@ def test_a_place_where_nothing_can_be_written(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(UserError, match=r"cannot lock .*: Is a directory"), held([tmp_path / "folder"]):
         pass
+
+
+def test_what_to_do_is_said_of_what_is_locked(tmp_path: Path) -> None:
+    """The flag that names another place for it, if there is one."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot lock .*/file/x: File exists$"), held([tmp_path / "file/x"], hint=""):
+        pass
+    (tmp_path / "folder/.saved.lock").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"saved.lock: Is a directory; --save-model DIR names another place$"):
+        exported(tmp_path / "folder/saved", {})
+
+
+def test_a_folder_that_another_run_removes_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """unfinished/ goes when it is empty, and may go between the making of it and of a file in it."""
+    file, left = tmp_path / "unfinished/a", [3]
+    real = Path.mkdir
+
+    def mkdir(self: Path, *words: Any, **flags: Any) -> None:
+        real(self, *words, **flags)
+        if self == file.parent and left[0]:
+            left[0] -= 1
+            self.rmdir()
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    with held([beside(file)]):
+        assert left == [0]
+    file.parent.rmdir()
+    left[0] = 3
+    with whole(file) as new:
+        assert left == [0]
+        new.write_text("x")
+    assert file.read_text() == "x"

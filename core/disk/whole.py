@@ -7,9 +7,10 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 from safetensors import SafetensorError
 
@@ -17,6 +18,10 @@ from core.errors import UserError
 
 NAMES = re.compile(r"\..+-[a-z0-9_]{8}|\.partial")
 """Names of scratch folders: tempfile's, and the one in which inputs/models.py collects the files of a model."""
+TRIES = 10
+"""How often a folder is made again: runs remove those that they leave empty."""
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -28,10 +33,10 @@ def whole(path: Path, hint: str = "", locked: bool = False) -> Iterator[Path]:
     OSError or SafetensorError of the block becomes a UserError, "cannot write PATH: REASON; HINT".
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         if locked:
             clear(path)
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as scratch:
+        prefix = f".{path.name}-"
+        with inside(path.parent, lambda: tempfile.TemporaryDirectory(prefix=prefix, dir=path.parent)) as scratch:
             new = Path(scratch) / path.name
             yield new
             if new.is_dir():
@@ -40,6 +45,16 @@ def whole(path: Path, hint: str = "", locked: bool = False) -> Iterator[Path]:
                 os.replace(new, path)
     except (OSError, SafetensorError) as error:
         raise unwritable(path, error, hint) from error
+
+
+def inside(folder: Path, make: Callable[[], T]) -> T:
+    """What `make` makes in a folder. The folder is made first, and again if another run removes it in between."""
+    for _ in range(TRIES - 1):
+        with suppress(FileNotFoundError, FileExistsError):
+            folder.mkdir(parents=True, exist_ok=True)
+            return make()
+    folder.mkdir(parents=True, exist_ok=True)
+    return make()
 
 
 def unwritable(path: Path, error: Exception, hint: str = "") -> UserError:
