@@ -261,6 +261,29 @@ def test_a_longer_run_keeps_what_it_left(batches: list[list[Edit]], tmp_path: Pa
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("further", [3, 1])
+def test_two_runs_of_the_same_edits_keep_them_for_each_other(
+    further: int, batches: list[list[Edit]], tmp_path: Path
+) -> None:
+    """Whichever is ahead: what one has left goes when both are done, and not before."""
+    one, other = editing(), editing()
+    for batch in batches[:2]:
+        one.step(batch)
+    for batch in batches[:further]:
+        other.step(batch)
+    saved(tmp_path, results=("a", "b")).write(one)
+    saved(tmp_path, results=("b", "c")).write(other)
+    most = max(2, further)
+    with safe_open(saved(tmp_path).file, framework="pt") as stored:
+        assert json.loads(stored.metadata()["state"])["results"] == ["a", "b", "c"]
+    saved(tmp_path, results=("a", "b")).remove()
+    again = editing()
+    assert saved(tmp_path).read(again, batches) == most
+    assert same(again, other if further == most else one)
+    saved(tmp_path, results=("b", "c")).remove()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_a_kill_left_goes_with_the_next_write(batches: list[list[Edit]], tmp_path: Path) -> None:
     first, file = editing(), saved(tmp_path)
     first.step(batches[0])

@@ -11,11 +11,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from core.disk.lock import beside, held
 from core.disk.whole import clear, whole
+from core.errors import UserError
 from core.lm.weights import weight_of
 from core.types import Edit
 from experiment.editing import Editing, Update
@@ -30,8 +31,8 @@ class Checkpoint:
     beside them, and in its header the record.
 
     The weights themselves and not their sum of deltas, so that a run that goes on has every bit of the one before.
-    Runs whose edits begin alike share a file: `results` names those that this run is for, so that it removes nothing
-    that another run can go on from. `count` is how many updates this run would go on from.
+    Runs whose edits begin alike share a file. It names the `results` of all of them, so that none removes what another
+    one can go on from. `count` is how many updates this run would go on from.
     """
 
     def __init__(self, folder: Path, key: Any, environment: Any, results: Sequence[str]) -> None:
@@ -41,15 +42,18 @@ class Checkpoint:
     def write(self, editing: Editing) -> None:
         """Replace what is there, unless a longer run has left it further on."""
         record = {name: getattr(editing, name) for name in ("refused", "updates", "own")}
-        state = json.dumps({"key": self.key, "results": self.results, **record}, default=asdict)
         weights = {name: weight_of(editing.lm.model, name).detach().contiguous() for name in editing.unedited}
         rest = _behind("state", editing.editor.state()) | _behind("memory", editing.memory)
         with self._alone():
             there = self._state()
-            if there.get("key") == self.key and len(_done(there)) > editing.position:
+            if there.get("key") != self.key:
+                there = {}
+            known = there.get("results", [])
+            results = list(dict.fromkeys([*known, *self.results]))
+            if there and len(_done(there)) > editing.position:
+                self._rename(there, results)
                 return
-            with whole(self.file, "--results DIR names another place", locked=True) as new:
-                save_file(weights | rest, new, metadata={"state": state})
+            self._save(weights | rest, {"key": self.key, "results": results, **record})
         self.count = editing.position
 
     def read(self, editing: Editing, batches: Sequence[Sequence[Edit]]) -> int:
@@ -91,10 +95,24 @@ class Checkpoint:
             return
         with self._alone():
             clear(self.file)
-            if {*self._state().get("results", ())} <= {*self.results}:
+            there = self._state()
+            others = [name for name in there.get("results", ()) if name not in self.results]
+            if others:
+                with suppress(UserError):  # no room: with more names in it, it serves them as well
+                    self._rename(there, others)
+            else:
                 self.file.unlink(missing_ok=True)
         with suppress(OSError):
             self.file.parent.rmdir()  # if it is empty
+
+    def _save(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        with whole(self.file, "--results DIR names another place", locked=True) as new:
+            save_file(dict(tensors), new, metadata={"state": json.dumps(state, default=asdict)})
+
+    def _rename(self, state: Mapping[str, Any], results: Sequence[str]) -> None:
+        """Let the file be for these results; its edits stay as they are."""
+        if state["results"] != results:
+            self._save(load_file(self.file), {**state, "results": results})
 
     def _alone(self) -> AbstractContextManager[None]:
         return held([beside(self.file)], wait=True)
