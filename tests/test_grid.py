@@ -187,6 +187,35 @@ def test_two_workers_make_what_one_makes(tiny_folder: Path, tmp_path: Path) -> N
     assert len(made[1]) == 2 and made[1] == made[2]
 
 
+DEADLY = """
+import os, signal
+
+class Deadly:
+    name, file, max_new_tokens, choices = "deadly", "test-NLI.tsv", 1, ()
+
+    def samples(self, data):
+        os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does where memory runs out
+
+TASK = Deadly()
+"""
+
+
+def test_a_killed_worker_is_a_line_and_the_other_cells_go_on(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "plugins/tasks").mkdir(parents=True)
+    (tmp_path / "plugins/tasks/__init__.py").write_text("")
+    (tmp_path / "plugins/tasks/deadly.py").write_text(DEADLY)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path / "plugins")])  # a worker has it too
+    todo = [cell(tiny_folder, tmp_path / name, task="deadly" if name == "b" else "NLI") for name in "ab"]
+    events = list(local.local(todo, 2))
+    outcomes = {outcome.cell.results.name: outcome for outcome in ended(iter(events))}
+    assert {name: (outcome.made, outcome.error) for name, outcome in outcomes.items()} == {
+        **{"a": (1, None), "b": (0, local.KILLED)}
+    }
+    assert any("at work when a worker was killed" in event for event in events if isinstance(event, str))
+
+
 def test_a_worker_has_one_model_for_all_cells(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,8 +8,10 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import cache
 from threading import RLock
@@ -19,12 +21,14 @@ import torch
 from tqdm import tqdm
 
 from core.errors import UserError
-from core.script import log_to_stderr
+from core.script import KEPT, log_to_stderr
 from experiment.asked import Experiment
 from experiment.models import Models
 from experiment.plan import resolve
 from experiment.run import Made, run
 from experiment.show import text
+
+KILLED = f"its process was killed, also when it ran alone: perhaps for lack of memory; {KEPT}"
 
 
 @dataclass(frozen=True)
@@ -48,20 +52,47 @@ def local(cells: Sequence[Experiment], workers: int | None = None) -> Iterator[s
         for cell in cells:
             yield from _run(cell, models)
         return
+    # Read when torch starts in a worker: threads of several workers that wait for one core spin it away.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+    todo, lost = deque(cells), deque[Experiment]()
+    while todo:
+        lost += yield from _processes(todo, min(workers, len(todo)))
+    if lost:
+        yield f"{len(lost)} cells were at work when a worker was killed: they are run again, one by one"
+    while lost:
+        for cell in (yield from _processes(lost, 1)):
+            yield Outcome(cell, 0, KILLED)
+
+
+def _processes(todo: deque[Experiment], workers: int) -> Generator[str | Outcome, None, list[Experiment]]:
+    """Run cells from `todo` until it is empty, or a process is killed; returns the cells then at work."""
     context = multiprocessing.get_context("spawn")
     places = context.Queue()
     for place in range(workers):
         places.put(place)
-    # Read when torch starts in a worker: threads of several workers that wait for one core spin it away.
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+    running: dict[Future[tuple[str, Outcome]], Experiment] = {}
+    killed, lost = False, []
     with ProcessPoolExecutor(workers, context, _begin, (places, torch.cuda.device_count())) as pool:
         try:
-            for future in as_completed([pool.submit(_captured, cell) for cell in cells]):
-                yield from future.result()
+            while running or (todo and not killed):
+                while todo and not killed and len(running) < workers:  # no more: what is submitted is at work
+                    try:
+                        running[pool.submit(_captured, todo[0])] = todo[0]
+                        todo.popleft()
+                    except BrokenProcessPool:
+                        killed = True
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    cell = running.pop(future)
+                    try:
+                        yield from future.result()
+                    except BrokenProcessPool:
+                        killed = True
+                        lost.append(cell)
         except BaseException:
             for worker in multiprocessing.active_children():
                 worker.terminate()  # the pool would wait for the cells that it has begun
             raise
+    return lost
 
 
 def _run(cell: Experiment, models: Models) -> Iterator[str | Outcome]:
