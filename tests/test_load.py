@@ -87,6 +87,13 @@ def test_constants_that_older_versions_wrote_beside_the_weights(family: str, nam
     assert complete(load(folder, "m", "cpu"), PROMPTS, 3) == complete(lm, PROMPTS, 3)
 
 
+@pytest.mark.parametrize("name", ["self_attn.bias", "attention.bias", "attn.masked_bias", "decoder.version.weight"])
+def test_weights_that_are_called_nearly_so(name: str, tmp_path: Path) -> None:
+    folder = saved(tiny("llama"), tmp_path / "m")
+    add(folder, **{f"model.layers.0.{name}".replace(".", "__"): torch.ones(32)})
+    refused(folder, f"no place for 1 of its weights, 'model.layers.0.{name}' among them")
+
+
 def test_an_adapter_beside_the_weights(tiny_folder: Path, tmp_path: Path) -> None:
     folder = saved(load(tiny_folder, "m", "cpu"), tmp_path / "m")
     change(folder / "adapter_config.json", peft_type="LORA")

@@ -21,8 +21,11 @@ from core.messages import MERGE, first_line, short
 
 logger = logging.getLogger(__name__)
 
-MASKS = re.compile(r"(attn|attention)\.(masked_)?bias$|rotary_emb\.inv_freq$|decoder\.version$")
-"""Constants that older versions of the libraries wrote beside the weights; no weight of a model is called so."""
+MASKS = re.compile(
+    r"(transformer\.)?h\.\d+\.attn\.(masked_)?bias|(gpt_neox\.)?layers\.\d+\.attention\.(masked_)?bias"
+    r"|(\w+\.)*rotary_emb\.inv_freq|(model\.)?decoder\.version"
+)
+"""Constants that older versions of the libraries wrote beside the weights of GPT-2, GPT-J, GPT-NeoX, LLaMA and OPT."""
 PROBES = (
     "The mother tongue of Anna Bell is French, isn't it?",
     "Text: it 's  a charming\nand often   affecting journey (1,234.50 km).\n\nanswer: NO",
@@ -162,7 +165,7 @@ def _weights(folder: Path, given: dict[str, Any]) -> Any:
     unfit = sorted(report["missing_keys"]) + sorted(key for key, *_ in report["mismatched_keys"])
     if unfit:  # the loader makes up random values for these
         raise UserError(f"the model at {folder} does not fit its config.json: no weights of that shape for {unfit[0]}")
-    surplus = sorted(key for key in report["unexpected_keys"] if not MASKS.search(key))
+    surplus = sorted(key for key in report["unexpected_keys"] if not MASKS.fullmatch(key))
     if surplus:  # the loader drops these
         raise UserError(
             f"the model at {folder} does not fit its config.json, which has no place for {len(surplus)} of its "
