@@ -10,7 +10,7 @@ from tokenizers import normalizers
 from core.errors import UserError
 from core.lm.generate import greedy
 from core.lm.model import LM
-from core.lm.tokens import encode, target_ids
+from core.lm.tokens import continuation, encode, target_ids
 from core.types import Edit
 from experiment import quality
 from experiment.quality import Probe, probe, summarize, table
@@ -82,6 +82,15 @@ def test_success_does_not_depend_on_unicodes_forms(monkeypatch: pytest.MonkeyPat
 def test_an_over_long_target_names_its_record() -> None:
     with pytest.raises(UserError, match=r"^edit 7: .* tokens long, all of the 128"):
         probe(tiny("gpt2"), [Edit("A", "A", "b", "x"), Edit("A", "A", "word " * 200, "x", index=7)])
+    lm = tiny("gpt2")
+    for count in (126, 127):
+        target = " a" * count
+        assert len(continuation(lm, target)) == count
+        if count == 126:
+            probe(lm, [Edit("A", "A", target, "x", index=7)])
+            continue
+        with pytest.raises(UserError, match=r"^edit 7: .* 127 tokens long, too long for a prompt and it in 128"):
+            probe(lm, [Edit("A", "A", target, "x", index=7)])
 
 
 def test_an_over_long_prompt_is_cut_not_refused(lm: LM) -> None:

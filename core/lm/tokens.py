@@ -68,8 +68,14 @@ def decode(lm: LM, rows: Sequence[Row], special: bool = False) -> list[str]:
 
 
 def target_ids(lm: LM, target: str) -> Row:
-    """Ids of an edit's target; exactly one blank is put in front unless it starts with one."""
-    return continuation(lm, target if target.startswith(" ") else f" {target}")
+    """Ids of an edit's target; exactly one blank is put in front unless it starts with one.
+
+    UserError for one behind which no prompt fits.
+    """
+    ids = continuation(lm, target if target.startswith(" ") else f" {target}")
+    if len(ids) > lm.context - 2:  # a BOS and a token of the prompt
+        raise UserError(f"{short(target)} is {len(ids)} tokens long, too long for a prompt and it in {lm.context}")
+    return ids
 
 
 @contextmanager
