@@ -33,6 +33,12 @@ def context_templates(lm: LM, shapes: Sequence[tuple[int, int]], seed: int) -> t
     for length, number in shapes:
         each = max(1, number // len(STARTS))
         starts = [encode(lm, start) for start in STARTS for _ in range(each)]
+        longest = length + max(map(len, starts))
+        if longest > lm.context:
+            raise UserError(
+                f"context_template_length_params: openings of {length} tokens take {longest}, but '{lm.name}' takes "
+                f"{lm.context}"
+            )
         generators = [random.Random(f"{seed}/{len(texts) + i}") for i in range(len(starts))]
 
         def choose(logits: Tensor, generators: list[random.Random] = generators) -> Tensor:

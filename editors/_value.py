@@ -52,11 +52,15 @@ class TargetSettings:
     stats_dir: str = "data/stats"
     fact_token: Literal["subject_last"] = "subject_last"
     context_templates: tuple[str, ...] | None = None
+    context_template_length_params: tuple[tuple[int, int], ...] = ()
+    """Length in tokens and number of the templates that are drawn where there are no `context_templates`."""
 
     def __post_init__(self) -> None:
         templates = self.context_templates
         if templates is not None and (templates[:1] != ("{}",) or any(t.count("{}") != 1 for t in templates)):
             raise ValueError('context_templates: the first must be "{}", and each must contain {} exactly once')
+        if any(part < 1 for shape in self.context_template_length_params for part in shape):
+            raise ValueError("context_template_length_params: expected pairs of a length and a number from 1 on")
         if not self.layers or self.v_num_grad_steps < 1:
             raise ValueError("layers and v_num_grad_steps: expected at least one layer and one step")
         if not (self.v_lr > 0 and self.clamp_norm_factor > 0 and self.mom2_n_samples > 0):

@@ -61,6 +61,8 @@ class KNSettings:
             )
         if self.steps < 1 or self.batch_size < 1:
             raise ValueError("steps and batch_size: expected 1 or more")
+        if not 0 <= self.adaptive_threshold < 1:
+            raise ValueError("adaptive_threshold: expected a share of the largest score, from 0 to below 1")
 
 
 class KN(Editor):

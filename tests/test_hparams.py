@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -195,6 +196,29 @@ def test_a_settings_type_says_that_it_is_a_layer() -> None:
     ):
         with pytest.raises(UserError, match=message):
             check(hp, lm)
+
+
+NONSENSE = (
+    ("KN", {"adaptive_threshold": 1.5}, "adaptive_threshold: expected a share of the largest score, from 0 to below 1"),
+    (
+        "ROME",
+        {"context_template_length_params": [[0, 5]]},
+        "context_template_length_params: expected pairs of a length",
+    ),
+    ("MEMIT", {"context_template_length_params": [[5, -1]]}, "context_template_length_params: expected pairs of a len"),
+    ("MEND", {"lr": 0}, "lr and grad_clip: expected more than 0; lr_lr: 0 or more"),
+    ("MEND", {"lr_lr": -1e-4}, "lr and grad_clip: expected more than 0; lr_lr: 0 or more"),
+    ("MEND", {"grad_clip": 0}, "lr and grad_clip: expected more than 0; lr_lr: 0 or more"),
+)
+
+
+@pytest.mark.parametrize(("method", "values", "message"), NONSENSE)
+def test_values_that_make_no_sense(method: str, values: dict[str, Any], message: str, tmp_path: Path) -> None:
+    shipped = yaml.safe_load((ROOT / f"hparams/{method}/gpt2-xl.yaml").read_text(encoding="utf-8"))
+    path = tmp_path / "x.yaml"
+    path.write_text(yaml.safe_dump(shipped | values), encoding="utf-8")
+    with pytest.raises(UserError, match=re.escape(f"{path}: {message}")):
+        load(EDITORS[method].hparams, path)
 
 
 # --- the files of the repository -----------------------------------------------------------------------------------

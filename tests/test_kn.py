@@ -81,7 +81,13 @@ def test_threshold_is_a_share_of_the_largest_score(edits) -> None:
 
 
 def test_switches_without_a_meaning_are_refused() -> None:
-    for changes in ({"refine": True}, {"lr_scale": 0.5}, {"steps": 0}):
+    for changes in (
+        {"refine": True},
+        {"lr_scale": 0.5},
+        {"steps": 0},
+        {"adaptive_threshold": 1.0},
+        {"adaptive_threshold": -0.1},
+    ):
         with pytest.raises(ValueError, match="expected"):
             dataclasses.replace(SETTINGS, **changes)
 

@@ -18,12 +18,12 @@ from tiny_settings import corpus
 from core.errors import UserError
 from core.lm.hooks import replaced, trace
 from core.lm.model import LM
-from core.lm.tokens import in_template
+from core.lm.tokens import encode, in_template
 from core.lm.weights import add_
 from core.types import Deltas, Edit
 from editors import _templates, _value, rome
 from editors._moments import factorise, factorised, load
-from editors._templates import context_templates, drawn
+from editors._templates import STARTS, context_templates, drawn
 from editors._value import optimise
 from editors.rome import ROME, ROMESettings, rank_one
 from experiment.editing import editor_of
@@ -398,3 +398,11 @@ def test_an_edit_that_does_not_fit_the_context(lm: LM, edits: list[Edit], where:
     change = {"prompt": f"{long}of Anna Bell"} if where == "prompt" else {"target": long}
     with pytest.raises(UserError, match=r"edit 0: .*128"):
         ROME(lm, settings()).deltas([dataclasses.replace(edits[0], **change)])
+
+
+def test_templates_longer_than_the_context_are_refused() -> None:
+    lm = tiny("gpt2")
+    longest = lm.context - max(len(encode(lm, start)) for start in STARTS)
+    assert len(context_templates(lm, ((longest, 5),), 0)) == 6
+    with pytest.raises(UserError, match=f"openings of {longest + 1} tokens take 129, but 'tiny-gpt2' takes 128"):
+        context_templates(lm, ((longest + 1, 5),), 0)

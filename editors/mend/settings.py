@@ -96,6 +96,8 @@ class MENDSettings:
         ):
             if getattr(self, key) < 1:
                 raise ValueError(f"{key}: expected 1 or more, found {getattr(self, key)}")
+        if not (self.lr > 0 and self.lr_lr >= 0 and self.grad_clip > 0):
+            raise ValueError("lr and grad_clip: expected more than 0; lr_lr: 0 or more")
 
     def _check_network(self) -> None:
         variants = [key for key in ("one_sided", "x_only", "delta_only") if getattr(self, key)]
