@@ -143,6 +143,18 @@ def test_ids_are_those_of_tokenizer_json(named: str | None, tmp_path: Path, capl
     assert len(told) == 1 and told[0].startswith(f"{folder}: Qwen2Tokenizer")
 
 
+def test_special_tokens_are_those_of_tokenizer_json(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A class that splits texts as the file does may put a BOS of its own in front of them."""
+    folder = saved(tiny("llama"), tmp_path / "m")
+    change(folder / "tokenizer_config.json", tokenizer_class="CodeLlamaTokenizer")
+    change(folder / "tokenizer.json", post_processor=None)
+    with caplog.at_level(logging.WARNING):
+        loaded = load(folder, "m", "cpu")
+    for text in PROMPTS:
+        assert encode(loaded, text) == encode(tiny("llama"), text)[1:]
+    assert [message for message in caplog.messages if "CodeLlamaTokenizer" in message and "is followed" in message]
+
+
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_a_tokenizer_that_is_read_as_filed_stays_what_it_is(
     family: str, tmp_path: Path, caplog: pytest.LogCaptureFixture

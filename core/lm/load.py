@@ -125,10 +125,11 @@ def _needs_sentencepiece(folder: Path) -> bool:
 
 
 def _as_filed(folder: Path, tokenizer: Any) -> Any:
-    """`tokenizer`, or the one tokenizer.json describes where the class that was chosen for it splits texts otherwise.
+    """`tokenizer`, or the one tokenizer.json describes where the class that was chosen for it reads texts otherwise.
 
-    Classes of transformers build their own normaliser and splitter around the vocabulary of the file; a
-    tokenizer_config.json that names another family's class then gives ids the model was not trained on.
+    Classes of transformers build their own normaliser and splitter around the vocabulary of the file, and some put special
+    tokens of their own into every text; a tokenizer_config.json that names another family's class then gives ids the
+    model was not trained on.
     """
     file = folder / "tokenizer.json"
     if not file.is_file() or not getattr(tokenizer, "is_fast", False):
@@ -136,11 +137,10 @@ def _as_filed(folder: Path, tokenizer: Any) -> Any:
     filed = Tokenizer.from_file(str(file))
     filed.no_truncation()
     filed.no_padding()
-    wanted = [filed.encode(text, add_special_tokens=False).ids for text in PROBES]
-    if [tokenizer(text, add_special_tokens=False)["input_ids"] for text in PROBES] == wanted:
+    if [tokenizer(text)["input_ids"] for text in PROBES] == [filed.encode(text).ids for text in PROBES]:
         return tokenizer
     told = (
-        "%s: %s, which transformers takes for it, splits text otherwise than tokenizer.json; tokenizer.json is followed"
+        "%s: %s, which transformers takes for it, reads text otherwise than tokenizer.json; tokenizer.json is followed"
     )
     logger.warning(told, folder, type(tokenizer).__name__)
     return PreTrainedTokenizerFast.from_pretrained(folder, **OFFLINE)
