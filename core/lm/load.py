@@ -127,9 +127,9 @@ def _needs_sentencepiece(folder: Path) -> bool:
 def _as_filed(folder: Path, tokenizer: Any) -> Any:
     """`tokenizer`, or the one tokenizer.json describes where the class that was chosen for it reads texts otherwise.
 
-    Classes of transformers build their own normaliser and splitter around the vocabulary of the file, and some put special
-    tokens of their own into every text; a tokenizer_config.json that names another family's class then gives ids the
-    model was not trained on.
+    Classes of transformers build their own normaliser and splitter around the vocabulary of the file, and some put
+    special tokens of their own into every text. A tokenizer_config.json that names another family's class then gives
+    ids that the model was not trained on.
     """
     file = folder / "tokenizer.json"
     if not file.is_file() or not getattr(tokenizer, "is_fast", False):
