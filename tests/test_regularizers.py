@@ -10,9 +10,12 @@ from torch import Tensor
 
 from core.errors import UserError
 from core.types import Change
-from editors.regularizers import REGULARIZERS, _kth_largest, count, keep_random, keep_top, make, pca, rect
+from editors.regularizers import REGULARIZERS, Share, _kth_largest, count, keep_random, keep_top, make, pca, rect
 
 each = pytest.mark.parametrize("name", REGULARIZERS)
+SHARES = [name for name, kind in REGULARIZERS.items() if issubclass(kind, Share)]
+DENSE = {"pca", "scale"}
+"""Those that change entries, where the others keep or drop them."""
 
 
 def change(seed: int = 0) -> Change:
@@ -89,7 +92,7 @@ def test_none_is_no_regulariser() -> None:
 @pytest.mark.parametrize(
     ("name", "given", "message"),
     [
-        ("rekt", {}, r"^unknown regularizer 'rekt': did you mean 'rect'\?; known: none, rect, random, pca, magnitude"),
+        ("rekt", {}, rf"^unknown regularizer 'rekt': did you mean 'rect'\?; known: none, {', '.join(REGULARIZERS)}$"),
         ("rect", {"keeep": 0.4}, r"^regularizer rect: unknown key 'keeep': did you mean 'keep'\?"),
         ("rect", {"keep": "much"}, r"^regularizer rect: keep: expected float, found 'much'"),
         ("rect", {"keep": 0}, r"^regularizer rect: keep: expected a share in \(0, 1\], found 0$"),
@@ -103,12 +106,20 @@ def test_what_cannot_be_made(name: str, given: dict[str, object], message: str) 
         make(name, given)
 
 
+@pytest.mark.parametrize("name", SHARES)
+def test_a_share_is_more_than_none_and_no_more_than_all(name: str) -> None:
+    for keep, hint in ((0.0, ""), (-0.5, ""), (1.5, ""), (40.0, ": did you mean 0.4?"), (101.0, "")):
+        with pytest.raises(UserError) as error:
+            make(name, {"keep": keep})
+        assert str(error.value) == f"regularizer {name}: keep: expected a share in (0, 1], found {keep:g}{hint}"
+
+
 def test_text_comes_before_what_is_given() -> None:
     assert make("rect:keep=2e-1", {"keep": 0.4}) == make("rect", {"keep": 0.2}) != make("rect", {"keep": 0.4})
 
 
 @pytest.mark.parametrize("keep", [0.01, 0.2, 0.4, 0.777, 1.0])
-@pytest.mark.parametrize("name", ["rect", "random", "magnitude"])
+@pytest.mark.parametrize("name", [name for name in SHARES if name not in DENSE])
 def test_exactly_that_many_entries_stay(name: str, keep: float) -> None:
     of = change()
     kept = applied(make(name, {"keep": keep}), of)
@@ -116,7 +127,7 @@ def test_exactly_that_many_entries_stay(name: str, keep: float) -> None:
     assert torch.equal(kept[kept != 0], of.delta[kept != 0])
 
 
-@pytest.mark.parametrize("name", ["rect", "random", "pca", "magnitude", "scale"])
+@pytest.mark.parametrize("name", SHARES)
 def test_whole_share_changes_nothing(name: str) -> None:
     of = change()
     torch.testing.assert_close(applied(make(name, {"keep": 1.0}), of), of.delta)
