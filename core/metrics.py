@@ -13,7 +13,7 @@ import math
 import re
 import string
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any
 
@@ -177,19 +177,23 @@ def _measured(ratio: Ratio) -> Measure:
     return Measure(value, min(own.low, value), max(own.high, value))
 
 
-def measure(numerators: ArrayLike, denominators: ArrayLike | None = None) -> Measure:
+def measure(
+    numerators: ArrayLike, denominators: ArrayLike | None = None, mean: Callable[[Array], Array] | None = None
+) -> Measure:
     """sum(numerators) / sum(denominators) with its 95 % interval; a mean without denominators.
 
-    Shapes: (n,), or (n, m) for the mean of m such ratios (a macro average). Denominators that sum to 0 give 0.0.
+    Shapes: (n,), or (n, m) for the mean of m such ratios (a macro average; `mean` may be `harmonic_mean`). Denominators
+    that sum to 0 give 0.0.
     Percentile bootstrap (Efron and Tibshirani 1993, chapter 13) of RESAMPLES seeded resamples; the interval is widened
     to hold the value itself. Raises ValueError when there are no samples.
     """
     top = np.asarray(numerators, dtype=np.float64)
     rows = columns(top, np.ones_like(top) if denominators is None else np.asarray(denominators, dtype=np.float64))
-    value = float(mean_ratio(rows.sum(axis=1)[None])[0])
+    mean = mean or mean_ratio
+    value = float(mean(rows.sum(axis=1)[None])[0])
     # In chunks, so that the counts are never all held as float64.
     chunks = np.array_split(_resample_counts(rows.shape[1]), 10)
-    means = np.concatenate([mean_ratio(chunk @ rows.T) for chunk in chunks])  # (RESAMPLES,)
+    means = np.concatenate([mean(chunk @ rows.T) for chunk in chunks])  # (RESAMPLES,)
     low, high = np.percentile(means, [2.5, 97.5])
     return Measure(value, min(float(low), value), max(float(high), value))
 
@@ -210,10 +214,22 @@ def columns(top: Array, bottom: Array) -> Array:
 
 def mean_ratio(sums: Array) -> Array:
     """Sums in that order (r, 2m) -> mean over the m of top / bottom, x / 0 being 0: (r,)."""
+    means: Array = _ratios(sums).mean(axis=1)
+    return means
+
+
+def harmonic_mean(sums: Array) -> Array:
+    """As `mean_ratio`, but the harmonic mean of the m ratios, 0 where one of them is: (r,)."""
+    ratios = _ratios(sums)
+    inverse = np.divide(1.0, ratios, out=np.full_like(ratios, np.inf), where=ratios > 0)
+    means: Array = 1 / inverse.mean(axis=1)
+    return means
+
+
+def _ratios(sums: Array) -> Array:
     top, bottom = sums[:, 0::2], sums[:, 1::2]
     ratios: Array = np.divide(top, bottom, out=np.zeros_like(top), where=bottom != 0)
-    means: Array = ratios.mean(axis=1)
-    return means
+    return ratios
 
 
 @lru_cache(maxsize=4)

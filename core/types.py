@@ -38,11 +38,23 @@ def per_update(mode: Mode, edits: int, batch_size: int | None = None) -> int:
 
 
 @dataclass(frozen=True, slots=True)
+class Question:
+    """A question that an edit should change the answer of; any of `answers` is right. `kind` is the file's word."""
+
+    kind: str
+    prompt: str
+    answers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Edit:
     """One fact to rewrite: after the edit `prompt` should be continued by `target`.
 
-    zsRE keys: src, subject, alt, pred, rephrase, loc, loc_ans. `index` is the record's place in the edit file; `old` is
-    empty where the file does not say it.
+    `index` is the record's place in the edit file. `old` is the answer before, the true one or a model's; empty where
+    the file does not say it. `rephrase` is the prompt in other words, `locality` an unrelated question; of several, the
+    others are in `more_...`. `neighbours` says that the unrelated questions are about other subjects with the same true
+    answer `old`, as CounterFact's are. `portability` asks for what follows from the fact. `case` and `relation` are the
+    file's own words for the record: no part of the fact, and not compared.
     """
 
     prompt: str
@@ -53,6 +65,22 @@ class Edit:
     locality: str | None = None
     locality_answer: str | None = None
     index: int = 0
+    more_rephrases: tuple[str, ...] = ()
+    more_localities: tuple[tuple[str, str | None], ...] = ()
+    neighbours: bool = False
+    portability: tuple[Question, ...] = ()
+    case: str | None = field(default=None, compare=False)
+    relation: str | None = field(default=None, compare=False)
+
+    @property
+    def rephrases(self) -> tuple[str, ...]:
+        return tuple(text for text in (self.rephrase, *self.more_rephrases) if text)
+
+    @property
+    def localities(self) -> tuple[tuple[str, str | None], ...]:
+        """Every unrelated question and its answer."""
+        first = (self.locality, self.locality_answer)
+        return tuple((text, answer) for text, answer in (first, *self.more_localities) if text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +210,15 @@ class EditSet(Protocol):
     training_files: tuple[str, ...]
     """Files of the same format for methods that are trained: to train on, to validate on; else ()."""
     keys: Mapping[str, str]
-    """Field of an Edit -> the file's word for it, for error messages."""
+    """Field of an Edit -> where it stands in a record, e.g. "target" or "requested_rewrite.target_new.str"."""
+
+    def knows(self, record: Mapping[str, Any]) -> int:
+        """How many keys of a record are of this format; 0 if one is missing without which there is no edit."""
+        ...
+
+    def reading(self, target: str | None) -> EditSet:
+        """The edit set with another new answer, by the word of --target. UserError if its records have no other."""
+        ...
 
     def records(self, path: Path) -> list[Edit]:
         """Every record of a file, types checked; `index` is its place."""

@@ -60,7 +60,13 @@ def after_parser() -> Parser:
         "batch_size", metavar="BATCH_SIZE", type=positive, nargs="?", help="edits per update; Batch-Sequential only"
     )
     p.add_argument(
-        "--edits", type=Path, metavar="FILE", help="facts to edit (default: edited-data/zsre.json of the data)"
+        "--edits",
+        metavar="NAME|FILE",
+        help=f"facts to edit: {', '.join(names('edit_sets', 'EDIT_SET'))}, or a file (default: zsre)",
+    )
+    p.add_argument("--edit-format", metavar="NAME", help="of the file, if its records do not tell")
+    p.add_argument(
+        "--target", metavar="WORD", help="new answer, where records have two: alt (default) or answers, of zsre"
     )
     p.add_argument("--hparams", type=Path, metavar="FILE", help="settings (default: hparams/METHOD/MODEL.yaml)")
     p.add_argument(
@@ -120,6 +126,8 @@ FLAGS = (
         "regularizer",
         "keep",
         "edits",
+        "edit_format",
+        "target",
         "draw",
         "redraw",
         "model",

@@ -4,7 +4,7 @@ Nothing here imports torch, which takes seconds.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -12,9 +12,9 @@ from typing import Literal
 from core.errors import UserError
 from core.folders import RESULTS
 from core.registry import rows, spelled, stated
-from core.types import MODES, Edit, Mode, per_update
+from core.types import MODES, Edit, EditSet, Mode, per_update
 from experiment import measures as measured
-from inputs.sources import find_edits, find_model, located, settings_file
+from inputs.sources import Source, find_data, find_edits, find_model, located, settings_file
 from tasks import EIGHT
 
 ALL, NONE = "all", "none"
@@ -35,10 +35,10 @@ class Placement:
 class EditRequest:
     """Which edits, by which method, and how they are applied. The edits are range(begin, end, step) of the edit file.
 
-    `edits` is a file of any edit set's format instead of the data's own. With `draw`, a seed, as many are drawn from
-    `begin` on. `redraw` asks for what the method's settings state but could draw, context templates, to be drawn again.
-    `checkpoints` are numbers of edits to score at on the way; `save_every` the seconds after which the edits of a long
-    run are kept.
+    `edits` is an edit set's name or a file instead of zsRE's; `edit_format` and `target` say how to read it (see
+    inputs.sources.find_edits). With `draw`, a seed, as many are drawn from `begin` on. `redraw` asks for what the
+    method's settings state but could draw, context templates, to be drawn again. `checkpoints` are numbers of edits to
+    score at on the way; `save_every` the seconds after which the edits of a long run are kept.
     """
 
     method: str
@@ -47,7 +47,9 @@ class EditRequest:
     end: int
     step: int = 1
     batch_size: int | None = None
-    edits: Path | None = None
+    edits: str | Path | None = None
+    edit_format: str | None = None
+    target: str | None = None
     draw: int | None = None
     redraw: bool = False
     checkpoints: tuple[int, ...] = ()
@@ -134,11 +136,18 @@ def _edit(request: EditRequest, model: str | None, data: Path | None) -> EditReq
     name, colon, parameters = request.regularizer.partition(":")
     name = spelled("regularizer", name, ["none", *rows("editors.regularizers", "REGULARIZERS")])
     request = replace(request, method=method, mode=mode, regularizer=f"{name}{colon}{parameters}")
-    edit_set, source = find_edits(request.edits, data, located)
+    edit_set, source = edit_file(request, data, located)
     updates_of(request, edit_set.chosen(source.path, request.begin, request.end, request.step, request.draw))
     if model is not None:
         settings_file(method, find_model(model)[0], request.hparams, model)
     return request
+
+
+def edit_file(
+    request: EditRequest, data: Path | None, find: Callable[[str, Path | None], Source] = find_data
+) -> tuple[EditSet, Source]:
+    """The file of the edits, and what reads it."""
+    return find_edits(request.edits, data, find, request.edit_format, request.target)
 
 
 def updates_of(request: EditRequest, edits: Sequence[Edit]) -> tuple[list[Sequence[Edit]], list[int]]:

@@ -13,11 +13,10 @@ from core import hparams
 from core.errors import Interrupted, UserError
 from core.folders import shortened
 from core.script import KEPT, Parser, positive
-from edit_sets.zsre import EDIT_SET
 from experiment.arguments import after_parser, command, experiment, parser, sensible
 from experiment.asked import Experiment, task_names
 from experiment.grid import Sweep, cells, within
-from inputs.sources import find_data
+from inputs.sources import find_edits
 
 if TYPE_CHECKING:
     from experiment.engines.local import Outcome
@@ -104,8 +103,9 @@ def sweep() -> None:
 
 def _fitting(sweep: Sweep) -> Sweep:
     """The sweep as far as there are edits for it; says what is left out."""
-    file = find_data(EDIT_SET.file, Path(sweep.data) if sweep.data else None).path
-    records = len(EDIT_SET.records(file))
+    folder = Path(sweep.data) if sweep.data else None
+    edit_set, source = find_edits(sweep.edits, folder, edit_format=sweep.edit_format, target=sweep.target)
+    file, records = source.path, len(edit_set.records(source.path))
     sweep, beyond = within(sweep, records)
     if beyond:
         counts = ", ".join(map(str, beyond))

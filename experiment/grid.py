@@ -50,6 +50,9 @@ class Sweep:
     redraw: bool = False
     limit: int | None = None
     seed: int = 0
+    edits: str | None = None
+    edit_format: str | None = None
+    target: str | None = None
     data: str | None = None
     results: str = str(RESULTS)
     device: str | None = None
@@ -106,6 +109,9 @@ def cells(sweep: Sweep) -> list[Experiment]:
                     end=sweep.begin + counts[-1] * sweep.step,
                     step=sweep.step,
                     batch_size=block.batch_size if mode == "Batch-Sequential" else None,
+                    edits=sweep.edits,
+                    edit_format=sweep.edit_format,
+                    target=sweep.target,
                     draw=draw,
                     redraw=sweep.redraw,
                     checkpoints=tuple(counts[:-1]),

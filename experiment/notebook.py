@@ -1,6 +1,6 @@
 """The words of a notebook: load, wrap, edits, edited, probe, expect, score."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from core.lm.load import load as load_folder
 from core.lm.model import LM
 from core.metrics import summarize
 from core.registry import discover, pick
-from core.types import MODES, Edit, Editor, EditSet, Measure, Sample, Scored, Task, per_update
+from core.types import MODES, Edit, Editor, Measure, Sample, Scored, Task, per_update
 from editors import regularizers
 from experiment import measures, quality
 from experiment.asked import batches
@@ -44,28 +44,25 @@ def wrap(model: PreTrainedModel, tokenizer: Any, name: str) -> LM:
 
 
 def edits(
-    source: Path | str, begin: int, end: int, step: int = 1, *, data: Path | str | None = None, draw: int | None = None
+    source: Path | str,
+    begin: int,
+    end: int,
+    step: int = 1,
+    *,
+    data: Path | str | None = None,
+    draw: int | None = None,
+    **reading: str | None,
 ) -> list[Edit]:
-    """The edits range(begin, end, step) of an edit set; with `draw`, a seed, as many drawn from `begin` on.
+    """The edits range(begin, end, step) of an edit set or a file; with `draw`, a seed, as many drawn from `begin` on.
 
     `source` is the edit set's name, e.g. "zsre", whose file `data` names a folder for instead of data/; or the path of
-    a file in any edit set's format. Raises UserError for a record that is no edit.
+    a file in any edit set's format. `reading` is edit_format and target, as on the command line. Raises UserError for a
+    record that is no edit.
     """
-    sets: dict[str, EditSet] = discover("edit_sets", "EDIT_SET")
-    if not _is_path(source, sets):
-        chosen = pick("edit set", str(source), sets)
-        return chosen.edits(_file(chosen.file, data), begin, end, step, draw)
-    if data is not None:
+    edit_set, found = find_edits(source, None if data is None else Path(data), find_data, **reading)
+    if data is not None and found.path == Path(source):
         raise UserError(f"{source} is a file: data, a folder with files of edit sets, has no part in it")
-    chosen, found = find_edits(Path(source), None)
-    return chosen.edits(found.path, begin, end, step, draw)
-
-
-def _is_path(source: Path | str, names: Iterable[str]) -> bool:
-    path = Path(source)
-    if isinstance(source, Path) or path.name != source or path.suffix:
-        return True
-    return path.is_file() and source.lower() not in map(str.lower, names)
+    return edit_set.edits(found.path, begin, end, step, draw)
 
 
 @dataclass

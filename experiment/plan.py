@@ -16,9 +16,9 @@ from core import hparams, results
 from core.disk.digest import sha256
 from core.errors import UserError
 from core.registry import discover
-from core.types import Edit, Editor, Regularizer, Sample, Task
-from experiment.asked import EditRequest, Experiment, checked, measure_names, task_names, updates_of
-from inputs.sources import Source, default_model, find_data, find_edits, settings_file
+from core.types import Edit, Editor, EditSet, Regularizer, Sample, Task
+from experiment.asked import EditRequest, Experiment, checked, edit_file, measure_names, task_names, updates_of
+from inputs.sources import Source, default_model, find_data, settings_file
 
 if TYPE_CHECKING:  # torch takes seconds to import, and command lines are read without it
     from experiment.models import Model, Models
@@ -152,16 +152,17 @@ class _Parts:
     editor: type[Editor]
     regularizer: Regularizer | None
     source: Source
+    reading: dict[str, str]
     edits: list[Edit]
 
 
 def _parts(request: EditRequest, data: Path | None) -> _Parts:
     editor: type[Editor] = discover("editors", "EDITOR")[request.method]
     regularizer = _regularizer(request)
-    edit_set, source = find_edits(request.edits, data)
+    edit_set, source = edit_file(request, data)
     edits = edit_set.edits(source.path, request.begin, request.end, request.step, request.draw)
     complete(editor, edits, f"{source.path}: record", edit_set.keys)
-    return _Parts(editor, regularizer, source, edits)
+    return _Parts(editor, regularizer, source, _reading(request, edit_set), edits)
 
 
 def complete(
@@ -203,8 +204,16 @@ def _schedule(request: EditRequest, parts: _Parts, model: str) -> Schedule:
         "regularizer": None if rule is None else rule.settings(),
         "max_update": request.max_update,
         "data": parts.source.describe(),
+        **parts.reading,
     }
     return Schedule(request, editor, hp, rule, edits, updates, counts, results.plain(settings))
+
+
+def _reading(request: EditRequest, edit_set: EditSet) -> dict[str, str]:
+    """How the edit file is read, where that was said; what is usual is not recorded, as older results do not say it."""
+    usual = discover("edit_sets", "EDIT_SET")[edit_set.name].keys["target"]
+    said = {} if request.edit_format is None else {"format": edit_set.name}
+    return said if edit_set.keys["target"] == usual else {**said, "target": edit_set.keys["target"]}
 
 
 def settings_of(editor: type[Editor], request: EditRequest, model: str) -> Any:

@@ -39,8 +39,8 @@ def parser() -> Parser:
     model.add_argument("--overwrite", action="store_true", help="make it again even if it exists")
     model.set_defaults(run=lambda args: prepare_model(args.name, args.overwrite, args.repo, args.revision))
     sets = commands.add_parser("data", help="fetch the official data into data/")
-    known = ", ".join(dict.fromkeys(dataset.name for dataset in official.SETS))
-    sets.add_argument("--only", nargs="+", metavar="TASK", default=[], help=known)
+    usual, more = (", ".join(dict.fromkeys(one.name for one in part)) for part in (official.SETS, official.FACTS))
+    sets.add_argument("--only", nargs="+", metavar="NAME", default=[], help=f"{usual} (all by default); {more}")
     sets.add_argument("--overwrite", action="store_true", help="fetch again what exists")
     sets.set_defaults(run=prepare_data)
     checking = commands.add_parser("check-data", help="validate a data folder, record by record")
@@ -106,7 +106,7 @@ def prepare_data(args: argparse.Namespace) -> Iterator[str]:
 
     tasks, edit_sets = discover("tasks", "TASK"), discover("edit_sets", "EDIT_SET")
     gatherer = datasets.Gatherer(folders.DATA, tasks, edit_sets, args.overwrite)
-    return gatherer.gather(datasets.chosen(official.SETS, args.only))
+    return gatherer.gather(datasets.chosen(official.SETS, args.only, official.FACTS))
 
 
 def check_data(args: argparse.Namespace) -> Iterator[str]:

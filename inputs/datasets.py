@@ -23,6 +23,7 @@ from core.types import EditSet, Task
 from inputs import hub
 from inputs.check import count
 from inputs.download import download
+from inputs.formats import recognised
 from inputs.hub import Repo, explained
 from inputs.official import DataSet, Hub, Web
 
@@ -69,9 +70,12 @@ class Gatherer:
         with whole(target) as new:
             source = dataset.source
             origin = from_hub(source, new) if isinstance(source, Hub) else from_web(source, new)
-            n = self._count(dataset, new)
+            n, hashed = self._count(dataset, new), sha256(new)
+            noted = getattr(source, "noted", None)
+            if noted not in (None, hashed):
+                logger.warning("%s: its SHA-256 is not %s, which others have measured", target, noted)
             # The note first: a file without one, left by a kill, would be taken for one put there by hand.
-            self._note(dataset.file, origin | {"sha256": sha256(new), "n": n, "n_released": dataset.n})
+            self._note(dataset.file, origin | {"sha256": hashed, "n": n, "n_released": dataset.n})
         same = dataset.n in (None, n)
         return f"{target}: {n} records" + (
             "" if same else f" (the released file has {dataset.n}; see inputs/official.py)"
@@ -81,12 +85,19 @@ class Gatherer:
         """The records of the file, all of them read as runs will read them. UserError for the first malformed one."""
         if dataset.name in self.tasks:
             return count(self.tasks[dataset.name], path)
-        edit_set = next(s for s in self.edit_sets.values() if dataset.file in (s.file, *s.training_files))
+        sets = list(self.edit_sets.values())
+        edit_set = next((s for s in sets if dataset.file in (s.file, *s.training_files)), None)
+        edit_set = edit_set or recognised(path, sets)
         records = len(edit_set.records(path))
-        if dataset.file == edit_set.file:
-            edit_set.edits(path, 0, records, 1)
-        else:
+        if dataset.file in edit_set.training_files:
             edit_set.training(path)
+            return records
+        try:
+            edit_set.edits(path, 0, records, 1)
+        except UserError as error:
+            if not dataset.lenient:
+                raise
+            logger.warning("%s: no run can take it, --draw passes it over", error)
         return records
 
     def _note(self, file: str, origin: Mapping[str, Any]) -> None:
@@ -181,9 +192,9 @@ def _unpack(archive: Path, members: str, folder: Path) -> None:
         raise UserError(f"{archive.name} is not a readable zip archive ({error})") from error
 
 
-def chosen(sets: Iterable[DataSet], only: Sequence[str]) -> list[DataSet]:
-    """The sets of these names; all of them without a name."""
-    table = list(sets)
+def chosen(sets: Iterable[DataSet], only: Sequence[str], more: Iterable[DataSet] = ()) -> list[DataSet]:
+    """The sets of these names, which may be those of `more`; without a name all of `sets`."""
+    table = [*sets, *(more if only else ())]
     known = dict.fromkeys(dataset.name for dataset in table)
     for name in only:
         if name not in known:

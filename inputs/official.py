@@ -42,29 +42,54 @@ class Hub:
 class Web:
     """A file with no home on the hub, at the first of `urls` that has it.
 
-    `pin` is the hash of the released file (inputs.download); `members` picks the files of a folder out of a zip archive
-    by their path, its group is their name, and `pin` is then "folder:" and core.disk.digest.sha256 of that folder.
+    `pin` is the hash of the released file (inputs.download), None where it is not known; `noted` is the SHA-256 that
+    others have measured: that a file is another one is said, and it is kept. `members` picks the files of a folder out
+    of a zip archive by their path, its group is their name, and `pin` is then "folder:" and core.disk.digest.sha256 of
+    that folder.
     """
 
     urls: tuple[str, ...]
-    pin: str
+    pin: str | None
     members: str | None = None
+    noted: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class DataSet:
-    """`name` as --only takes it, `file` below data/, `n` records in the released file (None: not known)."""
+    """`name` as --only takes it, `file` below data/, `n` records in the released file (None: not known).
+
+    Of one that is `lenient`, records that cannot be edited are told of; of others they are refused.
+    """
 
     name: str
     file: str
     n: int | None
     source: Hub | Web
+    lenient: bool = False
 
 
 AUTHORS = "JasonForJoy/Model-Editing-Hurt"
 AUTHORS_COMMIT = "82614b0414cfe6284ba0b136174f00716a4fe531"
 """The authors' commit of 2024-01-22, the last one that holds their data files."""
 RAW = f"https://raw.githubusercontent.com/{AUTHORS}/{AUTHORS_COMMIT}"
+
+MIRAGE = (
+    "https://raw.githubusercontent.com/WanliYoung/Revisit-Editing-Evaluation/d6025e0ee9731d3b59b84ea242dc06bf0e0c8a74"
+)
+"""QAEdit's authors."""
+
+
+def _baulab(name: str, noted: str | None = None) -> Web:
+    """A file of the ROME and MEMIT authors."""
+    hosts = ("memit", "rome")
+    return Web(tuple(f"https://{host}.baulab.info/data/dsets/{name}.json" for host in hosts), None, noted=noted)
+
+
+def _knowedit(file: str, noted: str | None = None) -> Web:
+    """A file of KnowEdit's authors."""
+    folder = "https://huggingface.co/datasets/zjunlp/KnowEdit/resolve/main/benchmark"
+    return Web((f"{folder}/{file}.json",), None, noted=noted)
+
 
 SETS: tuple[DataSet, ...] = (
     DataSet(
@@ -154,3 +179,30 @@ SETS: tuple[DataSet, ...] = (
         Web((f"{RAW}/training-data/zsre_mend_eval.json",), "git:8546c90a"),
     ),
 )
+
+FACTS: tuple[DataSet, ...] = tuple(
+    DataSet(name, f"edited-data/{name}.json", n, source, lenient=True)
+    for name, n, source in (
+        ("counterfact", 21919, _baulab("counterfact")),
+        ("multi_counterfact", 20877, _baulab("multi_counterfact")),
+        (
+            "zsre_mend_eval",  # what MEMIT's authors edit; the file of this name in training-data/ is another one
+            19086,
+            _baulab("zsre_mend_eval", "8a371d512f8a6ab175db4ef672181d5c0e52da23298cb51e5a2eeea2f89aa9cd"),
+        ),
+        ("qaedit", 1000, Web((f"{MIRAGE}/data/QAEdit_inter_1k.json",), None)),
+        (
+            "knowedit",  # its part WikiData counterfact
+            None,
+            _knowedit("wiki_counterfact/test_cf", "efc01ba398dfe04975939f729aab45523addb3c6b3cf41d7429ba5de1d45225b"),
+        ),
+        ("knowedit_recent", None, _knowedit("wiki_recent/recent_test")),
+        (
+            "knowedit_zsre",
+            1301,
+            _knowedit("ZsRE/ZsRE-test-all", "0e0214dda853a906ef02bef58c7ce2978af5a962e91fc4a10827e0125459905c"),
+        ),
+        ("knowedit_wikibio", None, _knowedit("WikiBio/wikibio-test-all")),
+    )
+)
+"""Facts that others edit, fetched where they are named."""

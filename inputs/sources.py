@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,10 +11,11 @@ from core import folders
 from core.disk.digest import sha256
 from core.errors import UserError
 from core.messages import MERGE, short
-from core.registry import discover
+from core.registry import did_you_mean, discover, names, spelled
 from core.types import EditSet
 from edit_sets.zsre import EDIT_SET
 from inputs.embedded import EMBEDDED_MODEL, prepare_embedded
+from inputs.formats import recognised
 
 logger = logging.getLogger(__name__)
 
@@ -61,25 +63,45 @@ def located(file: str, folder: Path | None) -> Source:
 
 
 def find_edits(
-    file: Path | None, folder: Path | None, find: Callable[[str, Path | None], Source] = find_data
+    given: str | Path | None,
+    folder: Path | None,
+    find: Callable[[str, Path | None], Source] = find_data,
+    edit_format: str | None = None,
+    target: str | None = None,
 ) -> tuple[EditSet, Source]:
-    """The facts to edit and the edit set that reads them: `file`, of any edit set's format; without one zsRE's file.
+    """The facts to edit and the edit set that reads them: those of an edit set's name (zsRE's without one), or a file.
 
-    A file is read by the first edit set that can, those whose own file ends alike before the others. UserError if none
-    can: what the first of them says.
+    A word that is no edit set's name may be that of a file in edited-data/, without its ending; a Path is a file. Its
+    format is `edit_format` or the one `recognised`; `target` is as for `EditSet.reading`. Raises UserError for what is
+    not there.
     """
-    if file is None:
-        return EDIT_SET, find(EDIT_SET.file, folder)
-    _utf8(file)
-    sets: list[EditSet] = list(discover("edit_sets", "EDIT_SET").values())
-    errors = []
-    for edit_set in sorted(sets, key=lambda one: Path(one.file).suffix != file.suffix):
-        try:
-            edit_set.records(file)
-            return edit_set, Source(file, "custom")
-        except UserError as error:
-            errors.append(error)
-    raise errors[0]
+    sets: dict[str, EditSet] = discover("edit_sets", "EDIT_SET")
+    word = EDIT_SET.name if given is None else str(given)
+    _utf8(word)
+    named = {} if isinstance(given, Path) else {name.lower(): edit_set for name, edit_set in sets.items()}
+    edit_set = named.get(word.lower())
+    if edit_set is not None:
+        source = find(edit_set.file, folder)
+    else:
+        source = Source(given, "custom") if isinstance(given, Path) else _edit_file(word, folder, find)
+    if edit_format is not None:
+        edit_set = sets[spelled("edit format", edit_format, sets)]
+    return (edit_set or recognised(source.path, list(sets.values()))).reading(target), source
+
+
+def _edit_file(word: str, folder: Path | None, find: Callable[[str, Path | None], Source]) -> Source:
+    """The file of that path, or of that name without its ending in edited-data/."""
+    if Path(word).name != word or Path(word).suffix or os.path.lexists(word):
+        return Source(Path(word), "custom")
+    for file in (f"edited-data/{word}.json", f"edited-data/{word}.jsonl"):
+        with suppress(UserError):
+            located(file, folder)
+            return find(file, folder)
+    known = names("edit_sets", "EDIT_SET")
+    raise UserError(
+        f"unknown edit set '{word}'{did_you_mean(word, known)}; known: {', '.join(known)}; "
+        "nor is that a file, or the name of one in edited-data/"
+    )
 
 
 def default_model() -> str:

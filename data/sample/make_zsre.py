@@ -179,17 +179,22 @@ def generate() -> dict[Path, str]:
 
 def main() -> int:
     """Write the files, or with --check compare them; return the exit status."""
-    parser = argparse.ArgumentParser(description="Generate the sample zsRE files.")
+    return write("Generate the sample zsRE files.", generate())
+
+
+def write(description: str, outputs: dict[Path, str]) -> int:
+    """Write files, or with --check on the command line compare them; return the exit status."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--check", action="store_true", help="only compare the files")
     check = parser.parse_args().check
-    for path, text in generate().items():
+    for path, text in outputs.items():
         if not check:
             path.parent.mkdir(parents=True, exist_ok=True)
             partial = path.with_suffix(".json.tmp")
             partial.write_text(text, encoding="utf-8")
             os.replace(partial, path)
         elif not path.is_file() or path.read_text(encoding="utf-8") != text:
-            print(f"{path} is not up to date: run {Path(__file__).name}", file=sys.stderr)
+            print(f"{path} is not up to date: run {Path(sys.argv[0]).name}", file=sys.stderr)
             return 1
     return 0
 

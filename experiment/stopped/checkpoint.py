@@ -72,7 +72,7 @@ class Checkpoint:
             if sorted(done) != sorted(planned):
                 return 0
             updates = [Update(**update) for update in state["updates"]]
-            own = [Probe(**_tuples(told)) for told in state["own"]]
+            own = [Probe.restored(told) for told in state["own"]]
         except UNREADABLE as error:
             logger.warning("%s: not usable (%s); editing starts again", self.file, error)
             self.file.unlink(missing_ok=True)
@@ -144,8 +144,3 @@ def _of(part: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _hash(key: Any) -> str:
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-
-
-def _tuples(told: dict[str, Any]) -> dict[str, Any]:
-    """A Probe's fields as they were before JSON made lists of tuples."""
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in told.items()}
