@@ -4,6 +4,7 @@ Nothing else is ever raised, run, or waited for.
 """
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from core.registry import discover
 from edit_sets.zsre import EDIT_SET
 from editors.mend.settings import MENDSettings
 from inputs import check
+from inputs.sources import find_edits
 
 TASKS, EDITORS = discover("tasks", "TASK"), discover("editors", "EDITOR")
 SAMPLE = ROOT / "data/sample"
@@ -74,6 +76,41 @@ def test_edits(read: Any, content: bytes, tmp_path: Path) -> None:
         repr(edit).encode()
         "".join(text for text in (edit.prompt, edit.subject, edit.target, edit.old) if text).encode()
         assert edit.target.strip()
+
+
+EDIT_SETS = discover("edit_sets", "EDIT_SET")
+
+
+def facts(edit_set: Any) -> st.SearchStrategy[bytes]:
+    """Hostile files for an edit set: also records of the right keys with the wrong values, at the top and within."""
+    where = next(path for path in sorted((SAMPLE / "edited-data").iterdir()) if path.stem == Path(edit_set.file).stem)
+    text = where.read_text(encoding="utf-8")
+    good = json.loads(text)[:2] if where.suffix == ".json" else [json.loads(line) for line in text.split("\n")[:2]]
+    inner = {key: value for key, value in good[0].items() if isinstance(value, dict)}
+    changed = [
+        h.records(value).map(lambda found, key=key: [{**good[0], key: one} for one in found])
+        for key, value in inner.items()
+    ]
+    made = st.one_of(h.records(*good), *changed)
+    return h.files(h.written(good), made.map(h.written), made.map(lambda rows: b"\n".join(map(h.written, rows))))
+
+
+FACTS = {name: facts(edit_set) for name, edit_set in EDIT_SETS.items() if name != "zsre"}
+
+
+@pytest.mark.parametrize("name", FACTS)
+@h.hostile(draw=st.data())
+def test_edits_of_other_formats(name: str, draw: Any, tmp_path: Path) -> None:
+    path = put(tmp_path, "facts.json", draw.draw(FACTS[name]))
+    for edit in h.read_or_refused(lambda: EDIT_SETS[name].edits(path, 0, 1, 1), path) or ():
+        json.dumps(asdict(edit), ensure_ascii=False, allow_nan=False).encode()
+        assert edit.target.strip() and edit.subject in edit.prompt
+
+
+@h.hostile(draw=st.data())
+def test_a_file_of_some_format(draw: Any, tmp_path: Path) -> None:
+    path = put(tmp_path, "facts.json", draw.draw(st.one_of(*FACTS.values())))
+    h.read_or_refused(lambda: find_edits(path, None)[0].records(path), path)
 
 
 PATHS = (EDIT_SET.file, *EDIT_SET.training_files)
