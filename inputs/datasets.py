@@ -20,10 +20,10 @@ from core.disk.lock import beside, held
 from core.disk.whole import clear, whole
 from core.errors import UserError
 from core.types import EditSet, Task
+from edit_sets.formats import recognised
 from inputs import hub
 from inputs.check import count
 from inputs.download import download
-from inputs.formats import recognised
 from inputs.hub import Repo, explained
 from inputs.official import DataSet, Hub, Web
 

@@ -27,6 +27,7 @@ from core.lm.load import config_of, tokenizer_of
 from core.lm.model import PATHS, added_behind, hash_folder
 from core.messages import first_line, short
 from core.types import Editor, EditSet, Task
+from edit_sets.zsre import EDIT_SET
 from inputs.check import counters
 from inputs.download import fits
 from inputs.sources import DEFAULT_MODEL, Source, located
@@ -178,7 +179,9 @@ class Doctor:
         """Every file that runs would read, parsed, counted, and compared with data/SOURCES.json."""
         yield f"data in {folder or folders.DATA}/:"
         notes = self.sources() if folder is None else {}
-        counts = counters(self.tasks.values(), self.edit_sets.values())
+        place = folder or folders.DATA
+        formats = [one for one in self.edit_sets.values() if one is EDIT_SET or (place / one.file).exists()]
+        counts = counters(self.tasks.values(), formats)  # other facts than zsRE's need not be there
         lacking, sample = [], []
         for file, read in counts.items():
             try:

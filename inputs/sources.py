@@ -13,9 +13,9 @@ from core.errors import UserError
 from core.messages import MERGE, short
 from core.registry import did_you_mean, discover, names, spelled
 from core.types import EditSet
+from edit_sets.formats import recognised
 from edit_sets.zsre import EDIT_SET
 from inputs.embedded import EMBEDDED_MODEL, prepare_embedded
-from inputs.formats import recognised
 
 logger = logging.getLogger(__name__)
 

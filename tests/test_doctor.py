@@ -129,6 +129,9 @@ def test_a_data_folder_of_ones_own(ask: Ask, tmp_path: Path) -> None:
     assert code == 0
     assert f"{ZSRE}: custom, 513 records" in out
     assert "- mine lacks training-data/zsre_mend_train.json, " in out
+    assert "counterfact" not in out
+    shutil.copy(Path("data/sample/edited-data/counterfact.json"), tmp_path / "mine/edited-data")
+    assert "edited-data/counterfact.json: custom, 200 records" in ask("--data", "mine")[1]
 
 
 def test_archives_and_second_moments(ask: Ask) -> None:

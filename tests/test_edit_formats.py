@@ -18,10 +18,11 @@ from core.types import Edit, Question
 from edit_sets._fields import at
 from edit_sets.counterfact import EDIT_SET as COUNTERFACT
 from edit_sets.counterfact_flat import EDIT_SET as FLAT
+from edit_sets.formats import first_record, recognised
+from edit_sets.knowedit import EDIT_SET as KNOWEDIT
 from edit_sets.qaedit import EDIT_SET as QAEDIT
 from edit_sets.zsre import EDIT_SET as ZSRE
 from editors.rome import ROME, ROMESettings
-from inputs.formats import first_record, recognised
 from inputs.sources import find_edits
 
 SETS = list(discover("edit_sets", "EDIT_SET").values())
@@ -151,6 +152,7 @@ def test_knowedit(tmp_path: Path) -> None:
         Question("Reasoning", "In Anna Bell's tongue, yes is", ("ja", "jawel")),
         Question("Subject_Aliasing", "Annie speaks", ("Dutch",)),
     )
+    assert KNOWEDIT.knows(KNOW) == 7 and KNOWEDIT.knows(ONE_LINE) == 6 < FLAT.knows(ONE_LINE)
     forgetting = {**KNOW, "locality": {"Forgetfulness": KNOW["locality"]["Forgetfulness"]}}
     assert not read("knowedit", forgetting, tmp_path).neighbours
     passage = {"text": "About ann lee. She was a smith.", "concept": "ann lee", "labels": "She was born in York."}
