@@ -24,7 +24,7 @@ from core.registry import discover
 from inputs import converters, official
 from inputs import datasets as gathering
 from inputs.download import download, fits
-from inputs.official import SETS, DataSet, Hub, Web
+from inputs.official import FACTS, SETS, DataSet, Hub, Web
 
 OFFICIAL = ROOT.parent / "shared/realdata/data"
 SAMPLE = ROOT / "data/sample"
@@ -383,3 +383,38 @@ def test_a_data_set_that_is_gone(server: FakeHub, tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("HF_ENDPOINT", server.url)
     with pytest.raises(UserError, match="no dataset 'openai/gsm8k' at"):
         gathering.from_hub(source_of("reasoning"), tmp_path / "f")
+
+
+def test_facts_that_others_edit(server: FakeHub, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Only where they are named; a file of no edit set's name is recognised; what is no edit is told of and kept."""
+    names = [dataset.name for dataset in FACTS]
+    assert not {*names} & {dataset.name for dataset in SETS} and len({*names}) == len(names)
+    found = gathering.chosen(SETS, ["counterfact", "multi_counterfact"], FACTS)
+    assert [(one.file, one.n) for one in found] == [
+        ("edited-data/counterfact.json", 21919),
+        ("edited-data/multi_counterfact.json", 20877),
+    ]
+    assert gathering.chosen(SETS, [], FACTS) == list(SETS)
+    for dataset in FACTS:
+        assert isinstance(dataset.source, Web) and all(url.startswith("https://") for url in dataset.source.urls)
+    good = (SAMPLE / "edited-data/counterfact.json").read_bytes()
+    records = json.loads(good)[:3]
+    records[2]["requested_rewrite"]["target_new"]["str"] = " "
+    server.plain["counterfact.json"], server.plain["multi.json"] = good, json.dumps(records).encode()
+    sources = (
+        Web((f"{server.url}/counterfact.json",), None, noted=hashlib.sha256(good).hexdigest()),
+        Web((f"{server.url}/gone.json", f"{server.url}/multi.json"), None, noted="0" * 64),
+    )
+    sets = [replace(one, source=source) for one, source in zip(found, sources, strict=True)]
+    lines = list(gathering.Gatherer(tmp_path, TASKS, EDIT_SETS).gather(sets))
+    assert "counterfact.json: 200 records" in lines[0] and "multi_counterfact.json: 3 records" in lines[1]
+    told = caplog.messages
+    assert len(told) == 2
+    assert "record 2: expected a new answer in 'requested_rewrite.target_new.str', it is empty: no run can" in told[0]
+    assert "multi_counterfact.json: its SHA-256 is not 0000" in told[1]
+    notes = json.loads((tmp_path / "SOURCES.json").read_text(encoding="utf-8"))
+    assert notes["edited-data/multi_counterfact.json"]["n"] == 3
+    server.plain["counterfact.json"] = b'[{"requested_rewrite": {}}]'
+    with pytest.raises(UserError, match="1 of 1 are missing"):
+        list(gathering.Gatherer(tmp_path / "other", TASKS, EDIT_SETS).gather(sets[:1]))
+    assert "record 0: expected the key 'requested_rewrite.prompt'" in caplog.text

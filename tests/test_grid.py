@@ -117,6 +117,19 @@ def test_a_dry_run_prints_the_commands_and_what_is_left_out(tmp_path: Path) -> N
     assert run.stderr == "data/sample/edited-data/zsre.json: has 513 records; left out, from 200 on: 400 edits\n"
 
 
+def test_other_facts_than_zsres(tmp_path: Path) -> None:
+    grid = "[{methods: [KN], modes: [Instance-Sequential], checkpoints: [2, 400]}]"
+    facts = "edits: counterfact, edit_format: counterfact, begin: 0"
+    (tmp_path / "grid.yaml").write_text(f"{{data: data/sample, tasks: [NER], {facts}, grid: {grid}}}")
+    words = [sys.executable, "sweep.py", tmp_path / "grid.yaml", "--dry-run"]
+    run = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines()[1] == (
+        "python test-task-after.py NER Instance-Sequential KN 0 2 1 --edits counterfact --edit-format counterfact "
+        "--data data/sample"
+    )
+    assert run.stderr == "data/sample/edited-data/counterfact.json: has 200 records; left out, from 0 on: 400 edits\n"
+
+
 def test_shipped_files_load() -> None:
     for path in (ROOT / "configs").glob("*.yaml"):
         assert cells(hparams.load(Sweep, path))

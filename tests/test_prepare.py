@@ -167,8 +167,9 @@ def test_the_sample_data_is_what_the_issue_asks_for() -> None:
         assert edit.target.strip().lower() != edit.old.strip().lower()
 
 
-def test_the_sample_data_is_what_its_script_makes() -> None:
-    command = [sys.executable, "data/sample/make_zsre.py", "--check"]
+@pytest.mark.parametrize("name", ["make_zsre.py", "make_edit_sets.py"])
+def test_the_sample_data_is_what_its_script_makes(name: str) -> None:
+    command = [sys.executable, f"data/sample/{name}", "--check"]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
     assert run.returncode == 0, run.stdout + run.stderr
 

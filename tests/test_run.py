@@ -236,6 +236,49 @@ def test_drawn_edits(call: Call, made: list[int], tmp_path: Path) -> None:
     assert sorted(made) != sorted(drawn)
 
 
+def test_other_facts(call: Call, made: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By name or file one result; several prompts and CounterFact's scores are in it, also after an interruption."""
+    words = (*SEQUENCE, 0, 2, 1)
+    assert call("out", *words, "--edits", "CounterFact") == (0, "")
+    (file,) = (tmp_path / "out").rglob("*ROME-2.json")
+    result = json.loads(file.read_text(encoding="utf-8"))
+    assert not {"format", "target"} & result["settings"]["edit"].keys()
+    assert {"reliability", "ES", "PS", "NS", "EM", "PM", "NM", "ES_PS_NS_score"} <= result["quality"]["after"].keys()
+    first = result["edits"][0]
+    assert len(first["more_rephrases"]) == 1 and len(first["own"]["compared"]["neighbourhood"]) >= 4
+    made.clear()
+    assert call("out", *words, "--edits", SAMPLE / "edited-data/counterfact.json") == (0, "")
+    assert made == []
+    real = ROME.deltas
+
+    def deltas(self: ROME, edits: Sequence[Edit]) -> tuple[Deltas, Notes]:
+        if edits[0].index == 1:
+            raise KeyboardInterrupt
+        return real(self, edits)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ROME, "deltas", deltas)
+        assert call("again", *words, "--edits", "counterfact")[0] == 130
+    assert call("again", *words, "--edits", "counterfact") == (0, "")
+    assert made == [0, 1] and files(tmp_path / "again") == files(tmp_path / "out")
+
+
+def test_the_reading_of_a_file_is_a_setting(call: Call, tmp_path: Path) -> None:
+    """The usual one is not written down: results of older versions do not say it."""
+    assert call("out", *SEQUENCE, 0, 1, 1) == (0, "")
+    assert call("out", *SEQUENCE, 0, 1, 1, "--target", "alt") == (0, "")
+    code, line = call("out", *SEQUENCE, 0, 1, 1, "--target", "answers")
+    assert code == 2 and "made with other settings (edit.target: None, now 'answers.0')" in line
+    assert call("answers", *SEQUENCE, 0, 1, 1, "--target", "answers", "--edit-format", "zsre") == (0, "")
+    (file,) = (tmp_path / "answers").rglob("*ROME-1.json")
+    result = json.loads(file.read_text(encoding="utf-8"))
+    assert {k: result["settings"]["edit"][k] for k in ("format", "target")} == {"format": "zsre", "target": "answers.0"}
+    facts = json.loads((SAMPLE / "edited-data/zsre.json").read_text(encoding="utf-8"))
+    assert result["edits"][0]["target"] == facts[0]["answers"][0] != facts[0]["alt"]
+    code, line = call("out", "NLI", "Batch-Single", "MEMIT", 0, 1, 1, "--edits", "qaedit", "--target", "answers")
+    assert (code, line) == (2, "error: --target answers: a record of qaedit has one new answer, 'target'")
+
+
 def shown(tmp_path: Path, task: str = "NLI", edits: int = 0, **more: Any) -> list[str]:
     """The lines about a result of four samples."""
     metrics = {name: Measure(0.25, 0.0, 0.5) for name in ("accuracy", "answered", "as_released", "trivial", "f1_PER")}
