@@ -4,17 +4,19 @@ import json
 import math
 from dataclasses import asdict, replace
 from statistics import fmean
+from statistics import harmonic_mean as harmonic
 from typing import Any
 
 import pytest
 import torch
-from conftest import tiny
+from conftest import ROOT, tiny
 
 from core.lm.generate import greedy
 from core.lm.model import LM
 from core.lm.tokens import encode, target_ids
 from core.metrics import harmonic_mean, measure
 from core.types import Edit, Question
+from edit_sets.counterfact import EDIT_SET as COUNTERFACT
 from experiment import quality
 from experiment.quality import Probe, compared, probe, summarize
 from experiment.quality.compared import Compared, Pair
@@ -55,6 +57,27 @@ def test_what_is_compared(lm: LM) -> None:
         )
     assert len(target_ids(lm, EDIT.target)) != len(target_ids(lm, EDIT.old))
     assert compared.compare(lm, []) == [] and compared.compare(lm, [plain]) == [None]
+
+
+def test_scores_of_a_tiny_model() -> None:
+    """Facts of the sample on a random model, against the definitions applied to `nll` one by one."""
+    lm = tiny("gpt2")
+    edits = COUNTERFACT.edits(ROOT / "data/sample/edited-data/counterfact.json", 5, 8, 1)
+    wanted: dict[str, list[float]] = {}
+    for edit in edits:
+        kinds = {"E": [edit.prompt], "P": edit.rephrases, "N": [prompt for prompt, _ in edit.localities]}
+        for kind, prompts in kinds.items():
+            losses = [(nll(lm, prompt, edit.target), nll(lm, prompt, edit.old)) for prompt in prompts]
+            right = [(true, new) if kind == "N" else (new, true) for new, true in losses]
+            wanted.setdefault(f"{kind}S", []).append(sum(good < bad for good, bad in right) / len(right))
+            wanted.setdefault(f"{kind}M", []).append(sum(math.exp(-a) - math.exp(-b) for a, b in right) / len(right))
+    probes = probe(lm, edits)
+    found = summarize(probes, probes, probes)["after"]
+    means = {name: fmean(values) for name, values in wanted.items()}
+    assert {name: found[name].value for name in means} == pytest.approx(means, rel=1e-3, abs=1e-7)
+    score = harmonic(means[name] for name in ("ES", "PS", "NS"))
+    assert found["ES_PS_NS_score"].value == pytest.approx(score)
+    assert 0 < score < 1  # else choose other facts
 
 
 def pairs(*chances: Pair) -> tuple[Pair, ...]:
@@ -121,7 +144,7 @@ def test_they_stand_beside_ours_and_apart(lm: LM) -> None:
     assert [*found["after"]] == [*quality.OURS, "ES", "PS", "NS", "EM", "PM", "NM", "ES_PS_NS_score"]
     lines = quality.table(found).splitlines()
     at = next(i for i, line in enumerate(lines) if line.split()[0] == "ES")
-    assert "which is likelier" in lines[at - 1] and lines[at - 2].startswith("locality_tokens")
+    assert "which answer is likelier" in lines[at - 1] and lines[at - 2].startswith("locality_tokens")
     (one,) = [p.compared for p in probes if p.compared]
     assert found["after"]["ES"].value == float(one.rewrite[0][0] < one.rewrite[0][1])
 

@@ -228,13 +228,16 @@ def table(summary: dict[str, dict[str, Measure]]) -> str:
 
     What is not read from what the model says stands below a line of its own.
     """
-    names = list(summary["after"])
-    width = max(21, *map(len, names))
+    width = max(21, *map(len, summary["after"]))
     lines = [f"{'':<{width}}  before     own   after   95 % interval"]
-    for name in names:
+    for name, after in summary["after"].items():
         if name == compared.SUCCESSES[0]:
-            lines.append("not what is said, but which is likelier, the new or the true answer (CounterFact's scores):")
-        before, own, after = (summary[stage][name] for stage in ("before", "own", "after"))
-        interval = f"[{after.low:.3f}, {after.high:.3f}]"
-        lines.append(f"{name:<{width}}  {before.value:6.3f}  {own.value:6.3f}  {after.value:6.3f}   {interval}")
+            lines.append("which answer is likelier, the new or the true one, whatever is said (CounterFact's scores):")
+        shown = "  ".join(f"{_digits(summary[stage][name].value):>6}" for stage in ("before", "own", "after"))
+        lines.append(f"{name:<{width}}  {shown}   [{_digits(after.low)}, {_digits(after.high)}]")
     return "\n".join(lines)
+
+
+def _digits(value: float) -> str:
+    """Three of them, and no -0.000."""
+    return f"{round(value, 3) + 0.0:.3f}"
