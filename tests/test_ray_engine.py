@@ -239,7 +239,8 @@ def test_the_results_are_those_of_a_local_sweep(setting: Setting, swept: list[Ou
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(setting, "written", Counter())
         assert [outcome.made for outcome in ended(local.local(setting.cells("local"), 1))] == [6, 6, 2]
-    assert setting.files("local") == setting.files("ray")
+    here = [name for name in setting.files("local") if not name.startswith("expected/")]  # kept where runs share a disk
+    assert here == setting.files("ray")
     for stem in ALL:
         assert setting.result("local", stem) == setting.result("ray", stem)
 
@@ -318,7 +319,7 @@ def test_a_worker_without_the_files_says_so(setting: Setting, tmp_path: Path) ->
         assert "model.sha256: '0123', now " in line
         (line,) = ray_worker.work(Order(replace(cell, model="no-such-model"), str(tmp_path), asked, {}))
         assert Path.cwd() == tmp_path
-        assert "no model 'no-such-model': neither hugging_cache/no-such-model" in line
+        assert f"no model 'no-such-model': neither {ROOT}/hugging_cache/no-such-model" in line
 
 
 @pytest.mark.parametrize(
