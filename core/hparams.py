@@ -7,6 +7,7 @@ import re
 import types
 import typing
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -29,11 +30,20 @@ LIMIT = 1 << 16
 
 RELEASED_ONLY = re.compile(
     r"alg(_name)?|device|model_(name|class|parallel)|tokenizer_(name|class)|.*_module(_tmp)?|layer_selection|max_length"
-    r"|results_dir|archive|fp16|bf16|batch_size|max_(input|output|new)_(length|tokens)"
+    r"|results_dir|archive|fp16|bf16|half|batch_size|max_(input|output|new)_(length|tokens)|P_loc|silent"
 )
-"""Keys of other projects' YAML files whose values here come from the model or from the command line."""
-DTYPE_KEYS = {"fp16": "float16", "bf16": "bfloat16"}
-"""Of those, the switches of a dtype, which is --dtype here."""
+"""Keys of other projects' files whose values here come from the model or from the command line, or play no part.
+
+A settings class names those of its own method in READ_PAST, and in SPELLED those that go by another name here.
+"""
+ADVICE: dict[str, tuple[Any, str]] = {
+    "fp16": (False, "use --dtype float16"),
+    "bf16": (False, "use --dtype bfloat16"),
+    "half": (False, "use --dtype bfloat16"),
+    "batch_size": (1, "BATCH_SIZE of the command line says how many edits go into one update"),
+    "dropout": (0, "there is none, the model stays in evaluation mode"),
+}
+"""Of those, what would change numbers: the value that does not, and what to do about another."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -70,29 +80,60 @@ def load(cls: type[T], path: Path) -> T:
     Raises UserError with the file and the key.
     """
     values = _read(path)
-    kinds = typing.get_type_hints(cls)
-    passed_over = [key for key in values if key not in kinds and RELEASED_ONLY.fullmatch(str(key))]
+    for other, own in getattr(cls, "SPELLED", {}).items():
+        if other in values and values.setdefault(own, values[other]) != values.pop(other):
+            raise UserError(f"{path}: {other} and {own} are one setting, with two values here")
+    passed_over = [key for key in values if _read_past(cls, str(key))]
     if passed_over:
-        dtypes = [f"{key}: use --dtype {DTYPE_KEYS[key]}" for key in passed_over if key in DTYPE_KEYS and values[key]]
-        names = "; ".join([", ".join(map(str, passed_over)), *dtypes])
-        logger.info("%s: taken from the model or the command line, not from here: %s", path, names)
-    return build(cls, {key: value for key, value in values.items() if key not in passed_over}, str(path))
+        told = {key: values[key] for key in passed_over if key in ADVICE and values[key] != ADVICE[key][0]}
+        advice = [f"{key} {short(value, 40)}: {ADVICE[key][1]}" for key, value in told.items()]
+        names = "; ".join([", ".join(map(str, passed_over)), *advice])
+        logger.info("%s: taken from the model or the command line, or of no effect, not from here: %s", path, names)
+    return _built(cls, {key: value for key, value in values.items() if key not in passed_over}, values, str(path))
 
 
 def build(cls: type[T], given: dict[Any, Any], where: str) -> T:
     """The dataclass `cls` of these values, which stand at `where`. Raises UserError with the key."""
-    kinds = typing.get_type_hints(cls)
+    return _built(cls, given, given, where)
+
+
+def _built(cls: type[T], given: dict[Any, Any], every: dict[Any, Any], where: str) -> T:
+    """As `build`; `every` value, those that are read past too, tells whose settings they are if they do not fit."""
+    fields = _fields(cls)
     for key in given:
-        if key not in kinds:
-            guess = _whose(cls, given) or did_you_mean(str(key)[:60], kinds)
+        if key not in fields:
+            guess = _whose(cls, every) or did_you_mean(str(key)[:60], fields)
             raise UserError(f"{where}: unknown key {short(str(key))}{guess}")
-    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
-        if field.name not in given and field.default is field.default_factory is dataclasses.MISSING:
-            raise UserError(f"{where}: the key '{field.name}' is missing{_whose(cls, given)}")
+    for key, field in fields.items():
+        if key not in given and _needed(field):
+            raise UserError(f"{where}: the key '{key}' is missing{_whose(cls, every)}")
+    try:
+        return _made(cls, given, where)
+    except UserError as error:
+        raise UserError(f"{error}{_whose(cls, every)}") from error
+
+
+def _made(cls: type[T], given: dict[Any, Any], where: str) -> T:
+    """The dataclass of values under keys that it knows, each as its field's type."""
+    kinds = typing.get_type_hints(cls)
     try:
         return cls(**{key: _convert(value, kinds[key], f"{where}: {key}") for key, value in given.items()})
     except ValueError as error:  # raised by a settings class that checks itself
         raise UserError(f"{where}: {error}") from error
+
+
+def _fields(cls: type[Any]) -> dict[str, dataclasses.Field[Any]]:
+    return {field.name: field for field in dataclasses.fields(cls)}
+
+
+def _needed(field: dataclasses.Field[Any]) -> bool:
+    return field.default is field.default_factory is dataclasses.MISSING
+
+
+def _read_past(cls: type[Any], key: str) -> bool:
+    """Whether a key of another project's file is none of the settings of `cls`, and says nothing that they lack."""
+    known = RELEASED_ONLY.fullmatch(key) or key in getattr(cls, "READ_PAST", ())
+    return key not in _fields(cls) and bool(known)
 
 
 def _read(path: Path) -> dict[Any, Any]:
@@ -106,7 +147,8 @@ def _read(path: Path) -> dict[Any, Any]:
     if len(text) > LIMIT:
         raise UserError(f"{path}: expected at most {LIMIT} bytes of settings")
     try:
-        loader = _Loader(text.decode())  # a SafeLoader: plain values, never objects
+        # JSON is YAML but for the tabs. A SafeLoader: plain values, never objects.
+        loader = _Loader(text.decode().replace("\t", " ") if path.suffix == ".json" else text.decode())
         values = loader.get_single_data()
     except Exception as error:  # for a tag that does not fit its value PyYAML raises nearly anything
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -119,16 +161,19 @@ def _read(path: Path) -> dict[Any, Any]:
 
 
 def _whose(cls: type[Any], given: dict[Any, Any]) -> str:
-    """For a message: the other editing method whose settings these keys are; empty if there is none."""
+    """For a message: the other editing method that these settings fit, best if several do; empty if none does."""
     if cls.__module__.partition(".")[0] != "editors":
         return ""
+    fitting: dict[str, int] = {}
     for name, editor in discover("editors", "EDITOR").items():
-        fields = {field.name: field for field in dataclasses.fields(editor.hparams)}
-        needed = {n for n, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING}
-        keys, needed = ({str(k) for k in ks if not RELEASED_ONLY.fullmatch(str(k))} for ks in (given, needed))
-        if editor.hparams is not cls and needed <= keys <= fields.keys():
-            return f"; these look like settings of {name}"
-    return ""
+        kind, fields = editor.hparams, _fields(editor.hparams)
+        values = {key: value for key, value in given.items() if not _read_past(kind, str(key))}
+        needed = {key for key, field in fields.items() if _needed(field)}
+        if kind is not cls and needed <= values.keys() <= fields.keys():
+            with suppress(UserError):
+                _made(kind, values, "")
+                fitting[name] = len(fields) - len(values)
+    return f"; these look like settings of {min(fitting, key=lambda name: fitting[name])}" if fitting else ""
 
 
 def named(cls: type[Any], kind: Any) -> list[str]:
@@ -167,9 +212,15 @@ def _convert(value: Any, kind: Any, where: str) -> Any:
     """`value` as `kind`. YAML 1.1 reads 5e-1 as a string: a number is accepted in either form."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
-        return None if value is None else _convert(value, next(a for a in args if a is not type(None)), where)
+        if value is None:
+            return None
+        *others, last = (part for part in args if part is not type(None))
+        for part in others:
+            with suppress(UserError):
+                return _convert(value, part, where)
+        return _convert(value, last, where)
     if origin is typing.Literal and value in args:
-        return value
+        return args[args.index(value)]  # false for 0
     if origin is tuple and isinstance(value, list | tuple):
         item = [args[0]] * len(value) if args[-1] is Ellipsis else args
         if len(item) == len(value):

@@ -104,7 +104,7 @@ class Suggestion:
                 raise UserError(f"{file} exists: --overwrite replaces it, --out FILE writes elsewhere")
         shipped = {file: read(template, method.hparams) for file, template in files.items()}
         evidence = None
-        if any("layers" in values for values in shipped.values()):
+        if any(values.get("layers") for values in shipped.values()):
             source = find_data(EDIT_SET.file, self.data)
             evidence = measure(load(folder, name, self.device, self.dtype), source, self.limit)
             yield evidence.table()

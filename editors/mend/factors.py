@@ -12,40 +12,17 @@ positions count a row's own tokens (there a row padded on its left started late)
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
-import torch
-from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
+from torch import Tensor
 
-from core.errors import UserError
 from core.lm.generate import fit
-from core.lm.hooks import replaced, trace, watched
+from core.lm.hooks import watched
 from core.lm.model import LM
 from core.lm.reads import Reads, joined
 from core.lm.tokens import encode, target_ids
-from core.messages import short
-from editors.mend.network import Factors, Shape
-
-
-def shapes_of(lm: LM, names: Sequence[str]) -> dict[str, Shape]:
-    """(d_in, d_out) per weight. Raises UserError for a name that is not a linear module's weight inside a block."""
-    shapes = {}
-    for name in names:
-        try:
-            module = lm.module(name.removesuffix(".weight"))
-        except AttributeError:
-            module = None
-        if not (name.endswith(".weight") and isinstance(module, nn.Linear | Conv1D) and layer_of(lm, name) is not None):
-            raise UserError(
-                f"inner_params: {short(name)} is not the weight of a linear module in a block of '{lm.name}'"
-            )
-        rows, columns = module.weight.shape
-        shapes[name] = (rows, columns) if isinstance(module, Conv1D) else (columns, rows)
-    return shapes
-
-
-def layer_of(lm: LM, name: str) -> int | None:
-    """The block a weight is in, if it is in one."""
-    return next((layer for layer in range(lm.n_layers) if name.startswith(f"{lm.block(layer)}.")), None)
+from editors._training.gradients import layer_of as layer_of
+from editors._training.gradients import output_gradients
+from editors._training.gradients import shapes_of as shapes_of
+from editors.mend.network import Factors
 
 
 def reads_of(lm: LM, pairs: Sequence[tuple[str, str]]) -> Reads:
@@ -62,21 +39,15 @@ def gradient_factors(
 
     Tokens at which x or g is zero (pads, what the loss does not depend on) are left out. float32, detached.
     """
-    paths, scale = [name.removesuffix(".weight") for name in names], lm.loss_scale
-    start = torch.zeros((), device=lm.device, requires_grad=True)  # the graph begins at the first module it is added to
-    with torch.enable_grad(), ExitStack() as stack:
-        for path in paths:
-            stack.enter_context(replaced(lm.model, path, lambda out: out + start.to(out)))
-        seen = stack.enter_context(trace(lm.model, *paths))
-        value = loss()
-        gradients = torch.autograd.grad(value * scale, [seen[path].output for path in paths])
+    value, seen = output_gradients(lm, [name.removesuffix(".weight") for name in names], loss)
     factors = {}
-    for name, path, g in zip(names, paths, gradients, strict=True):
-        x = seen[path].input.detach()
+    for name, both in zip(names, seen.values(), strict=True):
+        x, g = both.input, both.output
         kept = (x != 0).any(-1) & (g != 0).any(-1)  # (rows, columns)
         rows = kept.nonzero()[:, 0].to(owner.device)
-        factors[name] = Factors(x[kept].to(owner.device).float(), g[kept].to(owner.device).float() / scale, owner[rows])
-    return value.detach(), factors
+        x, g = (part[kept].to(owner.device).float() for part in (x, g))
+        factors[name] = Factors(x, g / lm.loss_scale, owner[rows])
+    return value, factors
 
 
 @contextmanager

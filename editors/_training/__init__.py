@@ -1,0 +1,1 @@
+"""What editors with gradients share: what they read, gradients at a module's output, training of whole weights."""
