@@ -18,8 +18,18 @@ REPOS: Mapping[str, str] = {
     "llama-7b": "huggyllama/llama-7b",
     "llama2-7b": "meta-llama/Llama-2-7b-hf",
     "llama2-13b": "meta-llama/Llama-2-13b-hf",
+    "llama3-8b": "meta-llama/Meta-Llama-3-8B-Instruct",
+    "llama3.1-8b": "meta-llama/Llama-3.1-8B-Instruct",
+    "llama3.2-3b": "meta-llama/Llama-3.2-3B-Instruct",
+    "qwen2.5-7b": "Qwen/Qwen2.5-7B",
+    "mistral-7b-v0.1": "mistralai/Mistral-7B-v0.1",
+    "phi-1.5": "microsoft/phi-1_5",
 }
-"""The paper's models by the names used here. The llama2 repositories are gated."""
+"""The paper's models by the names used here, then those that later methods have published settings for.
+
+Of these the three Llamas are the instructed ones, as in the tables of AlphaEdit and the files of EasyEdit. All
+repositories of meta-llama are gated.
+"""
 
 MOMENTS = "https://rome.baulab.info/data/stats"
 """Second moments of gpt2-xl and gpt-j-6B over wikipedia, by the ROME authors."""

@@ -60,6 +60,7 @@ OTHERS = {
     "qwen2": CONFIGS["llama"],
     "qwen3": SIZES,
     "gemma3_text": {**SIZES, "sliding_window": 16},
+    "phi": {**CONFIGS["llama"], "num_key_value_heads": 4},
     "phi3": CONFIGS["llama"],
     "opt": dict(
         num_hidden_layers=4,

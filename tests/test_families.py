@@ -18,6 +18,8 @@ from core.errors import UserError
 from core.lm.generate import complete
 from core.lm.load import load as load_model
 from core.lm.model import LM, PATHS, hash_folder, paths_of
+from core.lm.reads import log_probabilities
+from core.lm.tokens import encode, target_ids
 from core.lm.weights import add_, preserved
 from core.types import Deltas, Edit
 from editors._moments import load
@@ -138,6 +140,18 @@ def test_a_variant_that_cannot_be_edited_is_refused(key: str, value: object) -> 
     setattr(lm.model.config, key, value)
     with pytest.raises(UserError, match=f"^model 'opt-350m' is a variant of 'opt' .* {key}: {value}, expected"):
         paths_of(lm.model.config, "opt-350m")
+
+
+def test_a_biased_head_is_read_with_its_bias(edits) -> None:
+    """phi's: log p of an answer is the model's own, and a v* that reads an earlier block has the bias too."""
+    lm = tiny("phi")
+    lm.model.get_output_embeddings().bias.normal_(generator=torch.Generator().manual_seed(0))
+    prompt, answer = encode(lm, edits[0].prompt), target_ids(lm, edits[0].target)
+    logits = lm.model(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1].float()
+    wanted = logits.log_softmax(-1)[range(len(answer)), answer]
+    torch.testing.assert_close(log_probabilities(lm, [prompt], [answer])[0], wanted)
+    hidden = lm.model.model(torch.tensor([prompt])).last_hidden_state
+    assert torch.equal(lm.logits(hidden), lm.model(torch.tensor([prompt])).logits)
 
 
 def test_neurons_that_never_fire_have_moments_to_solve_with(tmp_path) -> None:

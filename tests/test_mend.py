@@ -376,7 +376,8 @@ def test_shipped_settings(file: Path) -> None:
     training = hparams.load(MENDSettings, ROOT / "hparams/TRAINING/MEND" / file.name)
     assert hp.network() == training.network() and hp.inner_params == training.inner_params
     if file.stem != "smollm2-135m":
-        assert (hp.rank, training.lr, training.edit_lr, training.max_iters) == (1920, 1e-6, 1e-4, 100000)
+        assert (hp.rank, training.lr, training.edit_lr) == (1920, 1e-6, 1e-4)
+        assert training.max_iters == (20000 if file.stem == "qwen2.5-7b" else 100000)
     elif EMBEDDED.is_dir():
         assert json.loads((EMBEDDED / "config.json").read_text())["num_hidden_layers"] == 30
 

@@ -332,9 +332,9 @@ def test_a_damaged_index_is_fetched_anew(
 
 
 def test_the_table_names_the_papers_models() -> None:
-    assert list(REPOS) == ["gpt2-xl", "gpt-j-6B", "llama-7b", "llama2-7b", "llama2-13b"]
+    assert list(REPOS)[:5] == ["gpt2-xl", "gpt-j-6B", "llama-7b", "llama2-7b", "llama2-13b"]
     for name in REPOS:
-        assert (ROOT / f"hparams/ROME/{name}.yaml").is_file(), name
+        assert list(ROOT.glob(f"hparams/*/{name}.yaml")), name
     assert hub.Repo("a/b").page.endswith("/a/b")
 
 

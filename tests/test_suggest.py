@@ -163,7 +163,7 @@ def test_the_template_is_chosen_by_size_and_gate(family: str, monkeypatch: pytes
     lm = tiny(family)
     assert template_of(lm) == "smollm2-135m"
     monkeypatch.setattr(suggest, "SMALL", 0)
-    assert template_of(lm) == ("gpt2-xl" if family in ("gpt2", "gptj", "gpt_neox", "opt") else "llama2-7b")
+    assert template_of(lm) == ("gpt2-xl" if family in ("gpt2", "gptj", "gpt_neox", "opt", "phi") else "llama2-7b")
 
 
 def test_the_table_shows_the_peak() -> None:

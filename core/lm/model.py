@@ -59,6 +59,7 @@ PATHS = {
     "qwen2": _LLAMA,
     "qwen3": _LLAMA,
     "gemma3_text": _LLAMA,
+    "phi": Paths("model.layers.{}", "mlp", "mlp.fc1", "mlp.fc2", "model.final_layernorm"),
     "phi3": replace(_LLAMA, mlp_in="mlp.gate_up_proj"),
     "opt": Paths(
         "model.decoder.layers.{}",
