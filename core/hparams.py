@@ -34,7 +34,8 @@ RELEASED_ONLY = re.compile(
 )
 """Keys of other projects' files whose values here come from the model or from the command line, or play no part.
 
-A settings class names those of its own method in READ_PAST, and in SPELLED those that go by another name here.
+A settings class names those of its own method in READ_PAST, in SPELLED those that go by another name here, and in
+VARIANTS what an `alg_name` means that is no method of its own here.
 """
 ADVICE: dict[str, tuple[Any, str]] = {
     "fp16": (False, "use --dtype float16"),
@@ -83,6 +84,8 @@ def load(cls: type[T], path: Path) -> T:
     for other, own in getattr(cls, "SPELLED", {}).items():
         if other in values and values.setdefault(own, values[other]) != values.pop(other):
             raise UserError(f"{path}: {other} and {own} are one setting, with two values here")
+    for key, value in getattr(cls, "VARIANTS", {}).get(str(values.get("alg_name")), {}).items():
+        values.setdefault(key, value)
     passed_over = [key for key in values if _read_past(cls, str(key))]
     if passed_over:
         told = {key: values[key] for key in passed_over if key in ADVICE and values[key] != ADVICE[key][0]}

@@ -18,7 +18,7 @@ with, not inverted.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -38,6 +38,8 @@ SMALLEST = 1e-6
 @dataclass(frozen=True, kw_only=True)
 class ROMESettings(TargetSettings):
     """Settings of ROME: those it shares with MEMIT and its own."""
+
+    VARIANTS: ClassVar[dict[str, dict[str, str]]] = {"R-ROME": {"key": "mean"}}
 
     context_template_length_params: tuple[tuple[int, int], ...] = ((5, 10), (10, 10))
     key: Literal["prompt", "mean", "bare"] = "prompt"
