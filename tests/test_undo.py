@@ -22,7 +22,9 @@ from core.lm.model import LM
 from core.lm.moments import Corpus, second_moments
 from core.lm.weights import add_, preserved
 from core.types import Edit
+from editors.ft_m import FTM, FTMSettings
 from editors.kn import KN, KNSettings
+from editors.lora import LoRA, LoRASettings
 from editors.memit import MEMIT, MEMITSettings
 from editors.mend import MEND
 from editors.mend import archive as archive
@@ -31,6 +33,7 @@ from editors.mend.network import seeded
 from editors.mend.settings import BEST, MENDSettings
 from editors.mend.training import Records, Training
 from editors.rome import ROME, ROMESettings
+from editors.ultraedit import UltraEdit, UltraEditSettings
 from experiment.quality import probe
 
 CALLS = 24 if TOTAL == STANDING else 1_000_000
@@ -112,6 +115,23 @@ def test_memit(lm: LM, edits: list[Edit], tmp_path: Path, monkeypatch: pytest.Mo
 def test_kn(lm: LM, edits: list[Edit], grow: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     editor = KN(lm, KNSettings(steps=4, batch_size=3, adaptive_threshold=0.2, grow_prompt=grow))
     check(lm, lambda: editor.deltas(edits[1:2])[0], monkeypatch)
+
+
+TRAINED: dict[str, Callable[[LM], Any]] = {
+    "FT-M": lambda lm: FTM(lm, FTMSettings(layers=(1, 2), num_steps=2, lr=0.01, batch_size=2)),
+    "LoRA": lambda lm: LoRA(lm, LoRASettings(num_steps=2, lr=0.01, batch_size=2, rank=2, lora_alpha=4.0, layers=(2,))),
+    "UltraEdit": lambda lm: UltraEdit(lm, UltraEditSettings(inner_params=(lm.mlp_out(1),), lr=0.01, batch_size_once=2)),
+}
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_what_trains(name: str, edits: list[Edit], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parameters that another tensor stands in for, modules that peft's stand in for, hooks for gradients."""
+    lm = tiny("gpt2")
+    editor, modules = TRAINED[name](lm), dict(lm.model.named_modules())
+    check(lm, lambda: editor.deltas(edits)[0], monkeypatch)
+    assert all(module is modules[path] for path, module in lm.model.named_modules())
+    assert [path for path, _ in lm.model.named_modules()] == list(modules)
 
 
 def mend_settings(lm: LM, folder: Path) -> MENDSettings:
