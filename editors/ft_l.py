@@ -38,6 +38,7 @@ class FTL(Tuning):
     """See the module's docstring. Notes: the loss in the first and in the last epoch, the number of epochs."""
 
     name = "FT-L"
+    modes = frozenset({"Instance-Sequential", "Batch-Single", "Batch-Sequential"})
     hparams = FTLSettings
 
     def reads(self, edits: Sequence[Edit]) -> Reads:

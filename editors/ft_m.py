@@ -32,6 +32,7 @@ class FTM(Tuning):
     """See the module's docstring. Notes: the loss in the first and in the last epoch, the number of epochs."""
 
     name = "FT-M"
+    modes = frozenset({"Instance-Sequential", "Batch-Single", "Batch-Sequential"})
     hparams = FTMSettings
 
     def reads(self, edits: Sequence[Edit]) -> Reads:

@@ -30,7 +30,7 @@ from core.lm.model import LM
 from core.lm.reads import Reads, joined
 from core.lm.weights import add_, at_hand, preserved
 from core.messages import short
-from core.types import MODES, Deltas, Edit, Editor, Layer, Notes
+from core.types import Deltas, Edit, Editor, Layer, Notes
 from editors._training.gradients import layer_of, rows_of
 from editors._training.tuning import TuningSettings, fixed
 
@@ -66,7 +66,7 @@ class LoRA(Editor):
     """See the module's docstring. Notes: the loss in the first and in the last epoch."""
 
     name = "LoRA"
-    modes = frozenset(MODES)
+    modes = frozenset({"Instance-Sequential", "Batch-Single", "Batch-Sequential"})
     hparams = LoRASettings
 
     def __init__(self, lm: LM, hp: LoRASettings, seed: int = 0) -> None:

@@ -28,7 +28,7 @@ from core.lm.forward import final_states
 from core.lm.model import LM, orient
 from core.lm.reads import Reads, joined
 from core.lm.weights import at_hand
-from core.types import MODES, Deltas, Edit, Editor, Notes, Weight
+from core.types import Deltas, Edit, Editor, Notes, Weight
 from editors._training.gradients import Shape, output_gradients, rows_of, shapes_of
 
 EPS = torch.finfo(torch.float32).eps
@@ -88,7 +88,7 @@ class UltraEdit(Editor):
     """See the module's docstring. Notes: the loss before the update, the rows taken in it and so far."""
 
     name = "UltraEdit"
-    modes = frozenset(MODES)
+    modes = frozenset({"Instance-Sequential", "Batch-Single", "Batch-Sequential"})
     hparams = UltraEditSettings
 
     def __init__(self, lm: LM, hp: UltraEditSettings, seed: int = 0) -> None:

@@ -69,6 +69,8 @@ def test_what_plug_ins_state_is_what_they_are() -> None:
     }
     assert files == {name: (task.file,) for name, task in discover("tasks", "TASK").items()}
     assert rows("editors.regularizers", "REGULARIZERS") == list(REGULARIZERS)
+    code = "from core.registry import stated; import editors; stated('editors', 'EDITOR', 'modes')"
+    assert not modules(code) & SLOW
     code = "from core.registry import rows; rows('editors.regularizers', 'REGULARIZERS')"
     assert not modules(code) & SLOW
 

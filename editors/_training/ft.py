@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 from core.lm.model import LM
 from core.lm.reads import Reads
 from core.lm.weights import at_hand
-from core.types import MODES, Deltas, Edit, Editor, Layer, Notes
+from core.types import Deltas, Edit, Editor, Layer, Notes
 from editors._training.tuning import TuningSettings, fixed, tuned
 
 
@@ -31,7 +31,6 @@ class FTSettings(TuningSettings):
 class Tuning(Editor):
     """See the modules of those that inherit from it, which say what is read."""
 
-    modes = frozenset(MODES)
     hp: FTSettings
 
     def __init__(self, lm: LM, hp: Any, seed: int = 0) -> None:
