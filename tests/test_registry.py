@@ -20,7 +20,9 @@ from core.registry import discover, pick
 from core.types import MODES, Change, Deltas, Edit, Editor, Layer, Mode, Notes, Weight, per_update
 from editors.regularizers import Share
 from experiment.asked import batches
+from experiment.editing import Editing
 from experiment.quality import probe
+from experiment.stopped.checkpoint import Checkpoint
 from tasks import EIGHT
 
 EDITORS: dict[str, Any] = discover("editors", "EDITOR")
@@ -195,6 +197,25 @@ def test_a_new_start_is_a_new_editor(name: str, edits: list[Edit], tmp_path: Pat
     assert editor.state().keys() == make(name, lm, tmp_path).state().keys()
     anew = editor.deltas(batches[0])[0]
     assert first.keys() == anew.keys() and all(torch.equal(first[path], anew[path]) for path in first)
+
+
+@each_editor
+def test_a_stopped_run_goes_on_to_the_last_bit(name: str, edits: list[Edit], tmp_path: Path) -> None:
+    """Two of three updates, then what is on the disk is read by another editor on another copy of the model."""
+    batches, checkpoint = [[edit] for edit in edits[:3]], Checkpoint(tmp_path / "unfinished", "key", None, ["result"])
+    ends = []
+    for parts in ([3], [2, 1]):
+        for count in parts:
+            lm = tiny("gpt2")
+            editing = Editing(lm, make(name, lm, tmp_path))
+            start = checkpoint.read(editing, batches)
+            assert start == (2 if count == 1 else 0)
+            for batch in batches[start : start + count]:
+                editing.step(batch)
+            if count == 2:
+                checkpoint.write(editing)
+        ends.append({path: weight.clone() for path, weight in lm.model.named_parameters()})
+    assert all(torch.equal(weight, ends[1][path]) for path, weight in ends[0].items())
 
 
 @each_editor
