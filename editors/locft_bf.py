@@ -1,8 +1,8 @@
 """LocFT-BF: plain fine-tuning of one place in the model on all edits of an update, breadth first.
 
 Yang et al., *Fine-tuning Done Right in Model Editing* (ICLR 2026), find that fine-tuning was compared unfairly: each
-edit to its end before the next one began. Here an epoch goes over all edits in chunks, in a new order each time, and there are several
-epochs. What is minimised over the trained parameters, for targets t of n tokens with the end-of-text token behind them:
+edit to its end before the next one began. Here each of several epochs goes over all edits in chunks, in a new order.
+What is minimised over the trained parameters, for targets t of n tokens with the end-of-text token behind them:
 
     - 1/n sum_i log P(t_i | p, t_1 ... t_(i-1))           the mean over the edits of a chunk
 
