@@ -74,6 +74,22 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def added(default: T) -> T:
+    """A field for a setting that earlier versions did not have: given by keyword, and not recorded at its default.
+
+    So the results that they made stay valid, where the default is what they did.
+    """
+    field: T = dataclasses.field(default=default, kw_only=True, metadata={"added": True})
+    return field
+
+
+def recorded(hp: Any) -> dict[str, Any]:
+    """The settings as they are recorded in results: all, but those `added` that are at their default."""
+    later = {field.name: field.default for field in dataclasses.fields(hp) if field.metadata.get("added")}
+    values = dataclasses.asdict(hp)
+    return {name: value for name, value in values.items() if name not in later or value != later[name]}
+
+
 def load(cls: type[T], path: Path) -> T:
     """Read `path` into the dataclass `cls`: every key known, every value of its type, nothing missing.
 

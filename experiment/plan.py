@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -199,7 +199,7 @@ def _schedule(request: EditRequest, parts: _Parts, model: str) -> Schedule:
         "range": [request.begin, request.begin + len(edits) * request.step, request.step],  # of 200 205 2 too it is 206
         "draw": request.draw,
         "batch_size": request.batch_size,
-        "hparams": asdict(hp),
+        "hparams": hparams.recorded(hp),
         "files": {name: sha256(path) for name, path in editor.files(hp, model).items()},
         "regularizer": None if rule is None else rule.settings(),
         "max_update": request.max_update,
