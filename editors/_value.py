@@ -27,7 +27,7 @@ from core.lm.reads import Reads, joined
 from core.lm.tokens import Row, encode, in_template, of_edit, target_ids
 from core.lm.weights import at_hand
 from core.types import Edit, Editor, Layer, Notes
-from editors._moments import factorised
+from editors._moments import Solver, factorised
 from editors._templates import context_templates
 
 GOOD_ENOUGH = 0.05
@@ -76,7 +76,7 @@ class TargetEditor(Editor):
     """What ROME and MEMIT share: they measure the same of the unedited model, and their settings fit a model alike."""
 
     hp: Any
-    strict: ClassVar[bool]
+    strict: ClassVar[bool] = False
     """Whether second moments that are near-singular are refused, or only warned of."""
 
     def __init__(self, lm: LM, hp: Any, seed: int = 0) -> None:
@@ -85,7 +85,12 @@ class TargetEditor(Editor):
         """Layer -> the weight that is edited there, in ascending order."""
         at_hand(lm.model, self.names.values())
         self.templates = hp.context_templates or context_templates(lm, hp.context_template_length_params, seed)
-        self.moments = factorised(lm, hp.layers, hp.corpus, self.strict) if hp.mom2_adjustment else {}
+        self.moments = self.measured()
+
+    def measured(self) -> Mapping[int, Solver]:
+        """Per layer what an update is to leave alone: the second moments of keys, unless the settings do without."""
+        hp = self.hp
+        return factorised(self.lm, hp.layers, hp.corpus, self.strict) if hp.mom2_adjustment else {}
 
     def about(self) -> Notes:
         return {"context_templates": list(self.templates)}

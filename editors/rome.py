@@ -28,7 +28,7 @@ from core.lm.forward import resume
 from core.lm.model import orient
 from core.lm.weights import add_, preserved
 from core.types import Deltas, Edit, Notes
-from editors._moments import Factors
+from editors._moments import Solver
 from editors._value import Batch, TargetEditor, TargetSettings, optimise, prompts_of
 
 SMALLEST = 1e-6
@@ -100,7 +100,7 @@ def chosen(rule: str, keys: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor, Te
     return (along, along, outputs.mean(0)) if rule == "mean" else (along, keys[0], outputs[0])
 
 
-def rank_one(key: Tensor, along: Tensor, change: Tensor, moments: Factors | None) -> tuple[Tensor, float]:
+def rank_one(key: Tensor, along: Tensor, change: Tensor, moments: Solver | None) -> tuple[Tensor, float]:
     """(v* - o) / (k . u) u^T (equation 2), (d, f), and its denominator k . u.
 
     k and `along` are (f,), `change` is v* - o (d,); u is C^-1 `along`, or `along` without the `moments` C, scaled to

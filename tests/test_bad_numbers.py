@@ -22,7 +22,7 @@ from core.script import script
 from core.types import Deltas, Edit, Editor, Notes
 from editors import memit, rome
 from editors._moments import factorise
-from editors.memit import spread
+from editors._spread import spread
 from editors.regularizers import REGULARIZERS, make
 from editors.rome import ROME, ROMESettings
 from experiment import cli

@@ -19,7 +19,8 @@ from core.types import Edit
 from editors import _value
 from editors._moments import factorise
 from editors._moments import load as load_moments
-from editors.memit import MEMIT, MEMITSettings, spread
+from editors._spread import spread
+from editors.memit import MEMIT, MEMITSettings
 from experiment.editing import editor_of
 
 TEMPLATES = ("{}", "The first day. {}", "In this section, the text says that. {}")

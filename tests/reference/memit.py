@@ -1,6 +1,7 @@
 """MEMIT the slow way: one edit at a time, the whole model on whole prompts at every step, the solve as in the paper."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,13 +11,24 @@ from core.lm.model import LM, orient
 from core.lm.tokens import Padded, in_template, pad, target_ids
 from core.lm.weights import add_, preserved
 from core.types import Deltas, Edit
-from editors.memit import MEMITSettings
+
+Solve = Callable[[int, Tensor, Tensor], Tensor]
+"""Layer, keys (f, B) and residual (d, B) -> the update there, (d, f); all float64."""
 
 
 def deltas(
-    lm: LM, hp: MEMITSettings, templates: Sequence[str], moments: dict[int, Tensor], edits: Sequence[Edit]
+    lm: LM,
+    hp: Any,
+    templates: Sequence[str],
+    moments: dict[int, Tensor],
+    edits: Sequence[Edit],
+    solve: Solve | None = None,
 ) -> Deltas:
-    """The update for `edits`; `moments` are C of each layer."""
+    """The update for `edits`; `moments` are C of each layer. With `solve` that of a method that spreads alike."""
+
+    def memit(layer: int, keys: Tensor, residual: Tensor) -> Tensor:
+        return residual @ keys.T @ torch.linalg.inv(hp.mom2_update_weight * moments[layer] + keys @ keys.T)
+
     z = torch.stack([target_vector(lm, hp, templates, edit) for edit in edits], 1).double()  # (d, B)
     found: Deltas = {}
     names = {layer: f"{lm.mlp_out(layer)}.weight" for layer in hp.layers}
@@ -25,8 +37,7 @@ def deltas(
             keys = torch.stack([key(lm, templates, edit, layer) for edit in edits], 1).double()  # (f, B)
             reached = torch.stack([passing(lm, ["{}"], edit, lm.block(hp.layers[-1]))[1][0] for edit in edits], 1)
             residual = (z - reached.double()) / (len(hp.layers) - position)
-            inverse = torch.linalg.inv(hp.mom2_update_weight * moments[layer] + keys @ keys.T)
-            update = (residual @ keys.T @ inverse).float()
+            update = (solve or memit)(layer, keys, residual).float()
             found[names[layer]] = orient(lm.module(lm.mlp_out(layer)), update)
             add_(lm.model, {names[layer]: found[names[layer]]})
     return found
@@ -38,7 +49,7 @@ def key(lm: LM, templates: Sequence[str], edit: Edit, layer: int) -> Tensor:
     return keys[0] if len(keys) == 1 else (keys[0] + keys[1:].mean(0)) / 2
 
 
-def target_vector(lm: LM, hp: MEMITSettings, templates: Sequence[str], edit: Edit) -> Tensor:
+def target_vector(lm: LM, hp: Any, templates: Sequence[str], edit: Edit) -> Tensor:
     """z of one edit, (d,)."""
     target = target_ids(lm, edit.target)
     kl_prompt = Edit(f"{edit.subject} is a", edit.subject, "", "")
