@@ -270,6 +270,12 @@ class Editor(Protocol):
     def applied(self, edits: Sequence[Edit]) -> None:
         """The update of these edits is in the weights now. Where keys of past edits are kept."""
 
+    def carry(self, held: Deltas) -> None:
+        """What the regulariser holds back of earlier updates and adds to the next, which `deltas` is asked for now.
+
+        For an editor that can solve for its update as if that were in the weights already.
+        """
+
     def state(self) -> dict[str, Tensor]:
         """What later updates depend on beside the weights. Saved with the weights of a stopped run."""
         return {}
@@ -315,16 +321,25 @@ class Change:
     """What a regulariser sees of an update: one parameter as it is now and as it was before any edit, and its delta.
 
     All of one shape and only to be read; they may be on different devices (the unedited weight is kept on the CPU).
+    `transposed` says that the parameter is stored as (inputs, outputs), as Conv1D does, not as (outputs, inputs).
     """
 
     name: str
     weight: Tensor
     delta: Tensor
     unedited: Tensor
+    transposed: bool = False
+
+
+HELD = "held/"
+"""Before a parameter's name, in a regulariser's memory: what it adds to that parameter's next delta."""
 
 
 class Regularizer(Protocol):
-    """Decides what of an update is applied. A frozen dataclass; its fields are its parameters."""
+    """Decides what of an update is applied. A frozen dataclass; its fields are its parameters.
+
+    Regularisers inherit from this class; what has a body here need not be written.
+    """
 
     name: ClassVar[str]
 
@@ -341,6 +356,15 @@ class Regularizer(Protocol):
         """The delta to add. What it draws comes from `generator`, one of the CPU that is seeded for each update.
 
         `memory` is its own, kept from update to update and with the weights of a stopped run: tensors that are put in
-        place of the old ones, not changed, as those of an update that is refused are forgotten.
+        place of the old ones, not changed, as those of an update that is refused are forgotten. Those under HELD the
+        editor is told (Editor.carry).
         """
         ...
+
+    def restrained(self, change: Change) -> Tensor | None:
+        """What of all change so far, `change.delta`, counts where the model is scored or saved.
+
+        Editing goes on from all of it. The delta itself if that is within bounds; None from a regulariser that leaves
+        it at what was applied.
+        """
+        return None

@@ -96,7 +96,7 @@ class SpreadEditor(TargetEditor):
                 residual = (z - reached) / (len(self.names) - position)
                 held = self.held.get(name)
                 if held is not None:
-                    residual -= orient(module, held).to(keys) @ keys
+                    residual -= (orient(module, held).to(keys) @ keys).to(residual)
                 update = spread(past, keys, residual, self.weight(len(edits)))
                 deltas[name] = orient(module, update.float()).contiguous()
                 add_(lm.model, {name: deltas[name] if held is None else deltas[name] + held.to(deltas[name])})

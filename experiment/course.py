@@ -1,5 +1,6 @@
 """The model on its way through a schedule's edits: edited on, kept on the disk, described for result files."""
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ from experiment.models import Bench
 from experiment.plan import Plan, Schedule
 from experiment.quality import Probe
 from experiment.stopped.checkpoint import Checkpoint
+
+logger = logging.getLogger(__name__)
 
 
 class Course:
@@ -52,8 +55,23 @@ class Course:
             if editing.whole and editing.position > start:
                 self.checkpoint.write(editing)
 
-    def record(self, count: int) -> EditRecord:
-        """What a result says about the first `count` edits, all of them in."""
+    @contextmanager
+    def scored(self, count: int) -> Iterator[EditRecord]:
+        """Inside the block the model is as it is to be scored after the first `count` edits, all of them in.
+
+        Yields what a result says about them. Editing goes on from the weights as they were before the block.
+        """
+        edited = self.editing.change()
+        with self.editing.scored() as restrained:
+            record = self._record(count)
+            for name in restrained:
+                record.change[name]["unrestrained"] = edited[name]["norm"]
+            if restrained and not any(restrained.values()):
+                rule = self.schedule.settings["regularizer"]["name"]
+                logger.info("%s changes nothing after %d edits: their change is within its bounds", rule, count)
+            yield record
+
+    def _record(self, count: int) -> EditRecord:
         editing, edits = self.editing, self.schedule.edits[:count]
         self.seconds["edit"] = round(editing.seconds, 3)
         with timed(self.seconds, "probe after"):
@@ -72,7 +90,8 @@ class Course:
         folder = self.schedule.request.save_model
         assert folder is not None
         note = {"settings": self.plan.edited, "refused": self.editing.refused, "environment": self.bench.environment}
-        export(self.editing.lm, folder, note)
+        with self.editing.scored():
+            export(self.editing.lm, folder, note)
 
 
 @contextmanager

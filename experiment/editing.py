@@ -2,7 +2,8 @@
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,9 +13,9 @@ from tqdm import tqdm
 
 from core import hparams
 from core.errors import EditRefused, UserError
-from core.lm.model import LM
-from core.lm.weights import add_, weight_of
-from core.types import Change, Deltas, Edit, Editor, Notes, Regularizer
+from core.lm.model import LM, transposed
+from core.lm.weights import add_, preserved, weight_of
+from core.types import HELD, Change, Deltas, Edit, Editor, Notes, Regularizer
 from experiment.quality import Probe, probe
 
 
@@ -139,16 +140,43 @@ class Editing:
     def _deltas(self, batch: Sequence[Edit], memory: dict[str, Tensor]) -> tuple[Deltas, Notes]:
         """What is to be added, regularised, and the editor's notes. Raises EditRefused."""
         generator = torch.Generator().manual_seed(((self.rules.seed << 20) + self.position) % 2**63)
+        self.editor.carry({key.removeprefix(HELD): held for key, held in memory.items() if key.startswith(HELD)})
         (deltas, notes), regularizer = self.editor.deltas(batch), self.rules.regularizer
         for name, delta in deltas.items():
             if not delta.isfinite().all():
                 raise EditRefused(f"the update of {name} holds NaN or infinity")
             weight = weight_of(self.lm.model, name).detach()
             if regularizer is not None:
-                change = Change(name, weight, delta, self.unedited.get(name, weight))
-                deltas[name] = regularizer(change, memory, generator)
+                deltas[name] = regularizer(self._change(name, delta), memory, generator)
             fits(name, weight, deltas[name], self.rules.max_update)
         return deltas, notes
+
+    def _change(self, name: str, delta: Tensor) -> Change:
+        weight = weight_of(self.lm.model, name).detach()
+        stored = transposed(self.lm.module(name.rpartition(".")[0]))
+        return Change(name, weight, delta, self.unedited.get(name, weight), stored)
+
+    @contextmanager
+    def scored(self) -> Iterator[dict[str, bool]]:
+        """Inside the block the weights are those to be scored: with all change so far as the regulariser restrains it.
+
+        Yields whether each parameter's is; nothing if it restrains none. Afterwards all are as they were, bit for bit.
+        """
+        rule = self.rules.regularizer
+        less: Deltas = {}
+        told: dict[str, bool] = {}
+        for name, was in self.unedited.items():
+            weight = weight_of(self.lm.model, name).detach()
+            delta = weight.float() - was.to(weight.device, torch.float32)
+            counts = None if rule is None else rule.restrained(self._change(name, delta))
+            if counts is not None:
+                told[name] = counts is not delta
+                less |= {name: counts} if told[name] else {}
+        with preserved(self.lm.model, less):
+            for name, delta in less.items():
+                weight = weight_of(self.lm.model, name).detach()
+                weight.copy_(self.unedited[name].to(weight.device, torch.float32) + delta)
+            yield told
 
     def change(self) -> dict[str, dict[str, float]]:
         """Per parameter the norm of all change so far, and the norm of the unedited weight."""

@@ -120,7 +120,8 @@ def edited(
     try:
         for batch in updates:
             editing.step(batch)
-        yield Record(editing, edits, before)
+        with editing.scored():
+            yield Record(editing, edits, before)
     finally:
         editing.undo()
 

@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -129,13 +130,13 @@ class _Run:
             for count, group in itertools.groupby(absent, key=lambda wanted: wanted.edits):
                 if self._over(count):
                     return
-                record = None
                 if course:
                     self._advance(course, count)
-                    record = course.record(count)
-                    yield Edited(count, record)
-                for wanted in group:
-                    yield self._score(bench, wanted, record)
+                with course.scored(count) if course else nullcontext() as record:
+                    if record:
+                        yield Edited(count, record)
+                    for wanted in group:
+                        yield self._score(bench, wanted, record)
             if course and unsaved:
                 self._advance(course, len(course.schedule.edits))
                 course.save()

@@ -39,7 +39,7 @@ final_eval: false
 """
 SETTINGS = {
     "ROME": yaml.safe_dump({**TARGET, "layers": [1]}),
-    "MEMIT": yaml.safe_dump({**TARGET, "layers": [0, 1], "mom2_update_weight": 10}),
+    "MEMIT": yaml.safe_dump({**TARGET, "layers": [0, 1], "mom2_update_weight": 10, "cache": True}),
     "KN": "steps: 4\nbatch_size: 4\nadaptive_threshold: 0.2\n",
     "MEND": MEND,
 }
@@ -47,7 +47,8 @@ COMMANDS = (
     "test-task.py all --limit 2",
     "test-task-after.py NER Instance-Sequential ROME 200 202 1 --limit 2 --hparams ROME.yaml",
     "test-task-after.py NLI Instance-Sequential ROME 200 202 1 --limit 2 --hparams ROME.yaml --regularizer random",
-    "test-task-after.py summarization Batch-Sequential MEMIT 200 203 1 2 --limit 2 --hparams MEMIT.yaml",
+    "test-task-after.py summarization Batch-Sequential MEMIT 200 203 1 2 --limit 2 --hparams MEMIT.yaml "
+    "--regularizer rect:keep=0.5,feedback=true",
     "test-task-after.py OpenDomainQA Instance-Sequential KN 200 202 1 --limit 2 --hparams KN.yaml",
     "train_MEND.py --hparams MEND.yaml",
     "test-task-after.py reasoning Batch-Single MEND 200 202 1 --limit 2 --hparams MEND.yaml",

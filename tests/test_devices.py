@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate import dispatch_model
-from conftest import FAMILIES, tiny
+from conftest import FAMILIES, edit_model, tiny
 from pretend import pretended
 from test_registry import EDITORS, batch_for, make
 from torch import Tensor
@@ -23,7 +23,7 @@ from core.types import Change
 from editors.mend.factors import shapes_of
 from editors.mend.network import seeded
 from editors.mend.outcome import outcome
-from editors.regularizers import REGULARIZERS
+from editors.regularizers import REGULARIZERS, Rect
 from experiment.quality import probe
 
 PROMPTS = ["London is the capital of", "A", "The mother tongue of Anna Bell is"]
@@ -111,6 +111,28 @@ def test_an_edit_is_the_same_there(name: str, family: str, move: Callable[[LM], 
         now = probe(lm, edits)
     assert [(p.said, p.success, p.locality_ids) for p in now] == [(p.said, p.success, p.locality_ids) for p in said]
     assert [p.probability for p in now] == pytest.approx([p.probability for p in said], rel=1e-3)
+
+
+@both
+@pytest.mark.parametrize("name", ["MEMIT", "AlphaEdit"])
+def test_a_sequence_with_a_memory_is_the_same_there(
+    name: str, move: Callable[[LM], None], edits, tmp_path: Path
+) -> None:
+    """Past keys stay in ordinary memory; what a regulariser holds back lies where the weights are."""
+    lm = tiny("llama")
+    editor = make(name, lm, tmp_path)
+    hp = dataclasses.replace(editor.hp, cache=True) if name == "MEMIT" else editor.hp
+    rule, start = Rect(keep=0.5, feedback=True), {n: p.clone() for n, p in lm.model.named_parameters()}
+    edit_model(lm, EDITORS[name](lm, hp), [edits[:2], edits[2:]], rule)
+    here = {n: p - start[n] for n, p in lm.model.named_parameters()}
+    lm = tiny("llama")
+    assert lm.fingerprint
+    with pretended():
+        move(lm)
+        edit_model(lm, EDITORS[name](lm, hp), [edits[:2], edits[2:]], rule)
+        there = {n: p.detach().cpu() - start[n] for n, p in lm.model.named_parameters()}
+    for n, change in here.items():
+        assert (there[n] - change).norm() <= 1e-3 * change.norm(), n
 
 
 @both

@@ -16,9 +16,10 @@ from torch import Tensor
 from core.errors import EditRefused, UserError
 from core.lm.model import LM
 from core.lm.weights import add_
-from core.types import Change, Deltas, Edit, Editor, Notes
+from core.types import HELD, Change, Deltas, Edit, Editor, Notes
 from edit_sets.zsre import EDIT_SET
-from editors.regularizers import Random, keep_random
+from editors.regularizers import Random
+from editors.regularizers.entries import keep_random
 from experiment import editing as editing_module
 from experiment.editing import Editing, Rules, Update
 from experiment.stopped.checkpoint import Checkpoint
@@ -173,6 +174,63 @@ def test_undo(
         run.step(batch)
         fresh.step(batch)
     assert same(run, fresh) and [u.notes for u in run.updates] == [u.notes for u in fresh.updates]
+
+
+class Halved(Counting):
+    """Half of all change counts, of one of the parameters."""
+
+    name = "halved"
+
+    def restrained(self, change: Change) -> Tensor | None:
+        return change.delta / 2 if change.name == NAME else change.delta
+
+
+def test_scored_weights_are_restrained_and_editing_goes_on_without(
+    batches: list[list[Edit]], unchanged: Callable[[LM], Callable[[], None]]
+) -> None:
+    run, plain = editing(), editing()
+    run.rules = replace(run.rules, regularizer=Halved(0.5))
+    with torch.no_grad():
+        for one in (run, plain):
+            one.lm.model.get_parameter(NAME)[0, 0] = -0.0
+    start, check = weights(run.lm), unchanged(run.lm)
+    with run.scored() as told:
+        assert told == {}
+    for batch in batches:
+        run.step(batch)
+        plain.step(batch)
+        edited, same_as_edited = weights(run.lm), unchanged(run.lm)
+        with run.scored() as told:
+            assert told == {name: name == NAME for name in run.unedited}
+            now = weights(run.lm)
+            assert torch.equal(now[NAME], start[NAME] + (edited[NAME] - start[NAME]) / 2)
+            assert all(torch.equal(now[name], edited[name]) for name in now if name != NAME)
+        same_as_edited()
+        assert run.whole
+    with pytest.raises(ZeroDivisionError), run.scored():
+        raise ZeroDivisionError
+    same_as_edited()
+    assert same(run, plain)
+    with plain.scored() as told:
+        assert told == {}  # a regulariser that has nothing to say of it
+    run.undo()
+    check()
+
+
+def test_the_editor_is_told_what_is_held_back(batches: list[list[Edit]], monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Deltas] = []
+    monkeypatch.setattr(Drawn, "carry", lambda self, held: told.append(held))
+    run = editing()
+    run.rules = replace(run.rules, regularizer=Random(0.5, feedback=True))
+    for batch in batches[:3]:
+        held = {name.removeprefix(HELD): tensor for name, tensor in run.memory.items()}
+        run.step(batch)
+        assert told[-1].keys() == held.keys() and all(torch.equal(told[-1][name], held[name]) for name in held)
+    assert [sorted(held) for held in told] == [[], [NAME], [NAME, OTHER]]
+    run.undo()
+    run.rules = replace(run.rules, regularizer=None)
+    run.step(batches[0])
+    assert told[-1] == {}
 
 
 def test_a_seed_draws_other_updates(batches: list[list[Edit]]) -> None:

@@ -19,7 +19,7 @@ from core.lm.weights import add_
 from core.types import Deltas, Edit
 from edit_sets.zsre import EDIT_SET
 from editors import rome
-from editors.regularizers import rect
+from editors.regularizers.entries import rect
 from editors.rome import ROME, ROMESettings
 
 CASE = GOLDEN / "rome-gpt2-1"

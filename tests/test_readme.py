@@ -151,8 +151,7 @@ def test_the_readme_says_what_is_installed() -> None:
         _, _, tokens, metric = next(row for row in rows if row[0] == name)
         assert tokens.split(",")[0] == str(task.max_new_tokens), name
         assert not hasattr(task, "headline") or metric.startswith(task.headline), name
-    names = getattr(regularizers, "REGULARIZERS", None) or regularizers.NAMES
-    assert {name for name in names if not any(row[0] == name for row in rows)} == set()
+    assert {name for name in regularizers.REGULARIZERS if not any(row[0] == name for row in rows)} == set()
 
 
 def test_the_five_facts_of_the_docs_are_edits(tmp_path: Path) -> None:
@@ -241,7 +240,7 @@ def test_the_task_example_scores(tmp_path: Path) -> None:
 
 
 def test_the_regularizer_example_regularizes() -> None:
-    cap = run("Cap", dataclass=dataclasses.dataclass).Cap
+    cap = run("Cap", dataclass=dataclasses.dataclass, Rule=regularizers.Rule).Cap
     weight, delta = torch.ones(2, 8), torch.arange(16.0).view(2, 8)  # norms 4 and 35.2
     change = Change("w", weight + 1, delta, weight)
     assert torch.equal(cap(share=10.0)(change, {}, torch.Generator()), delta)
@@ -251,7 +250,7 @@ def test_the_regularizer_example_regularizes() -> None:
 
 
 def test_the_regularizer_example_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    cap = run("Cap", dataclass=dataclasses.dataclass).Cap
+    cap = run("Cap", dataclass=dataclasses.dataclass, Rule=regularizers.Rule).Cap
     monkeypatch.setattr(regularizers, "REGULARIZERS", {**regularizers.REGULARIZERS, "cap": cap})
     assert "`--regularizer cap:share=0.1`" in TEXTS[README]
     assert regularizers.make("cap:share=0.1", {}) == cap(share=0.1)

@@ -6,11 +6,16 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import GOLDEN
+from safetensors.torch import load_file
 from torch import Tensor
 
+from core import hparams
 from core.errors import UserError
-from core.types import Change
-from editors.regularizers import REGULARIZERS, Share, _kth_largest, count, keep_random, keep_top, make, pca, rect
+from core.types import HELD, Change
+from editors.regularizers import REGULARIZERS, Share, make
+from editors.regularizers.entries import _kth_largest, count, keep_random, keep_top, rect
+from editors.regularizers.spectra import low_rank, prune, sphere
 
 each = pytest.mark.parametrize("name", REGULARIZERS)
 SHARES = [name for name, kind in REGULARIZERS.items() if issubclass(kind, Share)]
@@ -39,7 +44,7 @@ def test_a_regulariser_says_what_it_is(name: str) -> None:
     assert kind.__dataclass_params__.frozen
     rule = make(name, {})
     assert rule == kind()
-    assert rule.settings() == {"name": name, **dataclasses.asdict(rule)}
+    assert rule.settings() == {"name": name, **hparams.recorded(rule)}
     assert rule.label.startswith(name.upper()) and rule.label.replace(".", "").isalnum()
 
 
@@ -182,7 +187,125 @@ def test_kth_largest_equals_sorting() -> None:
 
 def test_pca_is_the_best_approximation() -> None:
     delta = torch.randn(8, 5)
-    low = pca(delta, 0.4)
+    low = low_rank(delta, 2)
     assert torch.linalg.matrix_rank(low) == 2
     s = torch.linalg.svdvals(delta)
     assert math.isclose(float((delta - low).norm()), float(s[2:].norm()), rel_tol=1e-5)
+
+
+# --- by singular values ---------------------------------------------------------------------------------------------
+
+LAYER = "transformer.h.2.mlp.c_proj.weight"
+VARIANTS = ["log", "log2", "log1_5", "log1_2", "linear"]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_prune_golden(variant: str) -> None:
+    """The authors' weights after four ROME edits, restrained; each variant."""
+    folder = GOLDEN / "prune-gpt2-rome"
+    start = load_file(GOLDEN / "models/gpt2-tiny/model.safetensors")[LAYER]
+    edited = load_file(folder / "input/W_edited.safetensors")[LAYER]
+    wanted = load_file(folder / f"expected/weights_{variant}.safetensors")[LAYER] - start
+    rule = make(f"prune:variant={variant}", {})
+    assert rule is not None and rule.label == f"PRUNE{variant.upper().replace('_', '.')}"
+    found = rule.restrained(Change(LAYER, edited, edited - start, start, True))
+    assert found is not None and (found - wanted).norm() <= 1e-4 * wanted.norm()
+
+
+def test_prune_by_hand() -> None:
+    """A bound of 4: singular values 16 and 4 go to log 16 / 4 + 4 and 4, that of 2 stays."""
+    unedited, delta = torch.diag(torch.tensor([4.0, 1.0, 0.5])), torch.diag(torch.tensor([2.0, -16.0, 4.0]))
+    for variant, wanted in (("log", math.log(4) + 4), ("log2", 6.0), ("linear", 10.0)):
+        torch.testing.assert_close(prune(delta, unedited, variant), torch.diag(torch.tensor([2.0, -wanted, 4.0])))
+
+
+def test_prune_lets_updates_pass_and_restrains_their_sum() -> None:
+    of = change()
+    of = dataclasses.replace(of, unedited=of.unedited / 10)
+    rule = make("prune", {})
+    assert rule is not None and applied(rule, of) is of.delta
+    less = rule.restrained(of)
+    assert less is not None and float(torch.linalg.matrix_norm(less, 2)) < float(torch.linalg.matrix_norm(of.delta, 2))
+    within = dataclasses.replace(of, unedited=of.unedited * 1000)
+    assert rule.restrained(within) is within.delta  # nothing is that large
+    flat = Change("b", torch.ones(3), torch.ones(3) * 9, torch.ones(3))
+    assert rule.restrained(flat) is flat.delta and applied(rule, flat) is flat.delta
+    each = make("prune:feedback=true", {})
+    assert each is not None and each.restrained(of) is None and each.label == "PRUNELOGFEEDBACK"
+    assert torch.equal(applied(each, of), less)
+
+
+@pytest.mark.parametrize("name", [name for name in REGULARIZERS if name not in ("rect", "prune")])
+def test_the_others_leave_all_change_as_it_is(name: str) -> None:
+    rule = make(name, {})
+    assert rule is not None and rule.restrained(change()) is None
+
+
+@pytest.mark.parametrize("shape", [(5, 9), (9, 5)])
+def test_sphere_by_hand(shape: tuple[int, int]) -> None:
+    """With the eigenvectors of the scaled rows' Gram matrix, f x f."""
+    of, strength = change(), 0.8
+    weight, delta = of.weight[: shape[0], : shape[1]], of.delta[: shape[0], : shape[1]]
+    rows = weight / (weight.norm(dim=1, keepdim=True) + 1e-8)
+    values, vectors = torch.linalg.eigh(rows.T @ rows / len(rows))
+    values, vectors = values.flip(0), vectors.flip(1)
+    r = int((values.cumsum(0) / values.sum() <= 0.5).sum()) + 1
+    main = vectors[:, :r]
+    wanted = delta @ (torch.eye(shape[1]) - strength * main @ main.T)
+    torch.testing.assert_close(sphere(weight, delta, 0.5, strength), wanted, atol=1e-5, rtol=1e-4)
+    rule = make("sphere:suppression_strength=0.8", {})
+    assert rule is not None and rule.label == "SPHERE50BY80"
+    torch.testing.assert_close(applied(rule, Change("w", weight, delta, weight)), wanted, atol=1e-5, rtol=1e-4)
+
+
+def test_sphere_without_strength_changes_nothing() -> None:
+    of = change()
+    assert torch.equal(applied(make("sphere:suppression_strength=0", {}), of), of.delta)
+
+
+def test_a_share_of_the_main_directions_is_one() -> None:
+    for text in ("sphere:cumulative_ratio=0", "sphere:cumulative_ratio=1.5", "sphere:suppression_strength=-1"):
+        with pytest.raises(UserError, match=r"^regularizer sphere: cumulative_ratio: expected a share"):
+            make(text, {})
+
+
+@pytest.mark.parametrize("name", [name for name in REGULARIZERS if name != "random"])
+def test_the_layout_of_a_weight_does_not_matter(name: str) -> None:
+    """Of Conv1D and Linear, (inputs, outputs) and (outputs, inputs). `random` draws by position."""
+    of = change()
+    other = Change("w", of.weight.T, of.delta.T, of.unedited.T, True)
+    for text in (name, f"{name}:feedback=true"):
+        rule = make(text, {})
+        assert rule is not None
+        torch.testing.assert_close(applied(rule, of), applied(rule, other).T, atol=1e-5, rtol=1e-5)
+        one, two = rule.restrained(of), rule.restrained(other)
+        assert (one is None) == (two is None)
+        if one is not None and two is not None:
+            torch.testing.assert_close(one, two.T, atol=1e-5, rtol=1e-5)
+
+
+# --- feedback -------------------------------------------------------------------------------------------------------
+
+
+@each
+def test_what_is_dropped_is_added_to_the_next(name: str) -> None:
+    """And decided on again: in the end nothing is lost but what the last update dropped."""
+    rule = make(f"{name}:feedback=true", {})
+    assert rule is not None and rule.label.endswith("FEEDBACK") and rule.settings()["feedback"] is True
+    memory, deltas = dict[str, Tensor](), [change(seed).delta - 3 for seed in range(3)]
+    kept = []
+    for i, delta in enumerate(deltas):
+        before = dict(memory)
+        kept.append(applied(rule, dataclasses.replace(change(), delta=delta), memory, i))
+        assert memory.keys() == {f"{HELD}w"} and all(memory[key] is not before[key] for key in before)
+    torch.testing.assert_close(sum(kept) + memory[f"{HELD}w"], sum(deltas))
+    assert applied(rule, dataclasses.replace(change(), name="another"), memory).isfinite().all()
+    assert memory.keys() == {f"{HELD}w", f"{HELD}another"}
+
+
+def test_feedback_is_no_part_of_older_results() -> None:
+    rule = make("rect:keep=0.2,feedback=True", {})
+    assert rule is not None and rule.label == "RECT20FEEDBACK"
+    assert rule.settings() == {"name": "rect", "keep": 0.2, "feedback": True}
+    plain = make("rect", {"keep": 0.2})
+    assert plain is not None and plain.settings() == {"name": "rect", "keep": 0.2}

@@ -75,7 +75,16 @@ def files(folder: Path) -> dict[str, str]:
     return {name: re.sub(r'"seconds": (\{[^}]*\}|[-+.\de]+)', "", text) for name, text in found.items()}
 
 
-@pytest.mark.parametrize("rule", [(), ("--regularizer", "random", "--keep", 0.5)], ids=["none", "random"])
+@pytest.mark.parametrize(
+    "rule",
+    [
+        (),
+        ("--regularizer", "random", "--keep", 0.5),
+        ("--regularizer", "rect:keep=0.5,feedback=true"),
+        ("--regularizer", "prune:variant=linear"),  # of what is scored alone: the edits go on without it
+    ],
+    ids=["none", "random", "feedback", "prune"],
+)
 def test_checkpoints_are_the_results_of_separate_runs(
     rule: tuple[object, ...], call: Call, made: list[int], tmp_path: Path
 ) -> None:

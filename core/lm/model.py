@@ -269,6 +269,11 @@ def paths_of(config: Any, name: str) -> Paths:
     return row
 
 
+def transposed(module: nn.Module) -> bool:
+    """Whether the module stores its weight as (d_in, d_out), as Conv1D does."""
+    return isinstance(module, Conv1D)
+
+
 def orient(module: nn.Module, update: Tensor) -> Tensor:
-    """A (d_out, d_in) update in the layout the module stores: Conv1D keeps its weight as (d_in, d_out)."""
-    return update.T if isinstance(module, Conv1D) else update
+    """A (d_out, d_in) update in the layout the module stores, and back."""
+    return update.T if transposed(module) else update
