@@ -6,11 +6,12 @@ below that module depends on delta, so only the columns from there on and the bl
 (core/lm/forward.py), with logits at the positions the loss reads.
 
 Differs from the released code: several edits share a batch, each with its own loss, its own Adam state and its own
-early stop, so that each ends as if it were alone; prompt and target are joined as ids, not as text.
+early stop, so that each ends as if it were alone; prompt and target are joined as ids, not as text. ENCORE's early stop
+is a setting, `v_stop_after` (its prob_cutoff of -4 is 4 here).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from core.errors import UserError
 from core.folders import of_project
+from core.hparams import added
 from core.lm.forward import Resumed
 from core.lm.hooks import replaced, trace
 from core.lm.model import LM
@@ -54,6 +56,8 @@ class TargetSettings:
     context_templates: tuple[str, ...] | None = None
     context_template_length_params: tuple[tuple[int, int], ...] = ()
     """Length in tokens and number of the templates that are drawn where there are no `context_templates`."""
+    v_stop_after: int | None = added(None)
+    """Steps that an edit's search goes on once its target is the likeliest in every template; None: to its own end."""
 
     def __post_init__(self) -> None:
         templates = self.context_templates
@@ -63,6 +67,8 @@ class TargetSettings:
             raise ValueError("context_template_length_params: expected pairs of a length and a number from 1 on")
         if not self.layers or self.v_num_grad_steps < 1:
             raise ValueError("layers and v_num_grad_steps: expected at least one layer and one step")
+        if self.v_stop_after is not None and self.v_stop_after < 0:
+            raise ValueError("v_stop_after: expected a number of steps, 0 or more")
         if not (self.v_lr > 0 and self.clamp_norm_factor > 0 and self.mom2_n_samples > 0):
             raise ValueError("v_lr, clamp_norm_factor and mom2_n_samples: expected more than 0")
 
@@ -174,10 +180,31 @@ class Batch:
         sums = logp.new_zeros(len(self.edits)).index_add(0, of, logp)
         return -sums / of.bincount(minlength=len(self.edits))
 
+    def likeliest(self, logp: Tensor) -> Tensor:
+        """Whether each token of an edit's target is the likeliest in all templates: as for `nll`, -> (E,)."""
+        missed = (logp.argmax(1) != self.reads.token).long()
+        return missed.new_zeros(len(self.edits)).index_add(0, self.reads.row // self.rows_each, missed) == 0
+
     def some(self, kept: list[int]) -> tuple["Batch", Tensor]:
         """The batch of some of the edits, and the rows that stay."""
         rows = torch.arange(len(self.edits) * self.rows_each, device=self.lm.device).view(len(self.edits), -1)
         return Batch(self.lm, [self.edits[e] for e in kept]), rows[kept].flatten()
+
+
+@dataclass
+class Patience:
+    """ENCORE's early stop (arXiv 2502.01636): `steps` more once an edit's target is the likeliest in every template."""
+
+    steps: int | None
+    left: dict[int, int] = field(default_factory=dict)
+
+    def over(self, edit: int, likeliest: bool) -> bool:
+        """Whether this edit's search has come to its end; asked once a step."""
+        if edit in self.left:
+            self.left[edit] -= 1
+        elif likeliest and self.steps is not None:
+            self.left[edit] = self.steps
+        return self.left.get(edit) == 0
 
 
 @dataclass(frozen=True)
@@ -204,17 +231,19 @@ def optimise(
     active = list(range(len(deltas)))
     unedited = None  # log-probabilities after the KL prompt, (E, vocabulary)
     early = None if loss_layer == batch.lm.n_layers - 1 else loss_layer
+    patience = Patience(hp.v_stop_after)
     for step in range(hp.v_num_grad_steps):
         with torch.enable_grad():
             shift = torch.stack([deltas[e] for e in active])  # (A, d)
-            nll, after = _read(batch, point, path, shift, early)
+            nll, after, told = _read(batch, point, path, shift, early)
             unedited = after.detach() if unedited is None else unedited
             kl = (after.exp() * (after - unedited)).sum(1)
             wd = shift.norm(dim=1) / norms[active] ** 2
             loss = nll + hp.kl_factor * kl + hp.v_weight_decay * wd  # (A,)
         for e, value in zip(active, loss.tolist(), strict=True):
             losses[e].append(value)
-        kept = [i for i, value in enumerate(loss.tolist()) if not value < GOOD_ENOUGH]
+        over = [patience.over(e, likeliest) for e, likeliest in zip(active, told.tolist(), strict=True)]
+        kept = [i for i, value in enumerate(loss.tolist()) if not (value < GOOD_ENOUGH or over[i])]
         if step == hp.v_num_grad_steps - 1 or not kept:
             break
         adam.zero_grad()
@@ -232,9 +261,12 @@ def optimise(
     return Optimised(torch.stack(deltas).detach(), losses)
 
 
-def _read(batch: Batch, point: Resumed, path: str, shift: Tensor, loss_layer: int | None) -> tuple[Tensor, Tensor]:
-    """Per edit the nll of its target (mean over templates and tokens), (A,), and the log-probabilities after the
-    subject in its KL prompt, (A, vocabulary), with `shift` (A, d) added at the subject's last token."""
+def _read(
+    batch: Batch, point: Resumed, path: str, shift: Tensor, loss_layer: int | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """With `shift` (A, d) added at the subject's last token: per edit the nll of its target (mean over templates and
+    tokens), (A,), the log-probabilities after the subject in its KL prompt, (A, vocabulary), and whether the target is
+    the likeliest, (A,)."""
     lm = batch.lm
     per_row = shift.repeat_interleave(batch.rows_each, 0)  # (rows, d)
 
@@ -245,9 +277,9 @@ def _read(batch: Batch, point: Resumed, path: str, shift: Tensor, loss_layer: in
     with replaced(lm.model, path, shifted), trace(lm.model, *watched) as seen:
         final = point.run()  # (rows, columns, d)
     states = final if loss_layer is None else lm.module(lm.paths.final_norm)(seen[lm.block(loss_layer)].output)
-    nll = batch.nll(batch.reads.logp(lm, states, batch.column))
+    logp = batch.reads.logp(lm, states, batch.column)
     after = lm.logits(final[batch.rows_each - 1 :: batch.rows_each, 0]).float().log_softmax(-1)
-    return nll.to(shift.device), after.to(shift.device)
+    return batch.nll(logp).to(shift.device), after.to(shift.device), batch.likeliest(logp)
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from core import hparams
 from core.errors import UserError
 from core.lm.load import load
 from core.lm.model import LM
+from core.lm.tokens import encode, target_ids
 from core.lm.weights import add_
 from core.types import Edit
 from editors import _value
@@ -68,6 +69,30 @@ def test_equals_the_naive_twin(lm: LM, edits, tmp_path, unchanged, loss_layer: i
     found = MEMIT(lm, hp).deltas(edits)[0]
     close(found, naive.deltas(lm, hp, TEMPLATES, load_moments(lm, hp.layers, hp.corpus), edits), 1e-4)
     check()
+
+
+def nearly_said(lm: LM, edit: Edit) -> str:
+    """A token that the model finds likely after the edit's prompt, but not the likeliest."""
+    with torch.no_grad():
+        logits = lm.model(torch.tensor([encode(lm, edit.prompt)])).logits[0, -1]
+    for token in logits.argsort(descending=True)[1:].tolist():
+        text = lm.tokenizer.decode([token])
+        if text.strip() and target_ids(lm, text) == [token]:
+            return text
+    raise AssertionError
+
+
+@pytest.mark.parametrize("steps", [0, 2])
+def test_encores_early_stop(steps: int, edits, tmp_path) -> None:
+    """Each edit stops so many steps after its target first was the likeliest."""
+    lm = tiny("gpt2")
+    edits = [dataclasses.replace(edit, target=nearly_said(lm, edit)) for edit in edits]
+    hp = settings(tmp_path, v_num_grad_steps=12, v_lr=0.05, context_templates=("{}",), v_stop_after=steps)
+    (found, notes), whole = MEMIT(lm, hp).deltas(edits), MEMIT(lm, dataclasses.replace(hp, v_stop_after=None))
+    close(found, naive.deltas(lm, hp, ("{}",), load_moments(lm, hp.layers, hp.corpus), edits), 1e-3)
+    longer = whole.deltas(edits)[1]["forwards"]
+    (first,) = {n - steps for n in notes["forwards"] if n < 12}  # of one edit alone, in those steps
+    assert 1 < first < 10 and longer == [12] * 4
 
 
 def test_several_edits_at_a_time_stop_each_on_its_own(lm: LM, edits, tmp_path, monkeypatch) -> None:

@@ -64,7 +64,7 @@ def target_vector(lm: LM, hp: Any, templates: Sequence[str], edit: Edit) -> Tens
     h0 = seen[block].output[0, at[0]].clone()
     delta = torch.zeros_like(h0, requires_grad=True)
     adam = torch.optim.Adam([delta], lr=hp.v_lr)
-    unedited = None
+    unedited, hits = None, list[bool]()
 
     def shifted(out: Tensor) -> Tensor:
         added = torch.zeros_like(out)
@@ -81,7 +81,9 @@ def target_vector(lm: LM, hp: Any, templates: Sequence[str], edit: Edit) -> Tens
         unedited = after.detach() if unedited is None else unedited
         kl = (after.exp() * (after - unedited)).sum()
         loss = nll + hp.kl_factor * kl + hp.v_weight_decay * delta.norm() / h0.norm() ** 2
-        if loss < 0.05 or step == hp.v_num_grad_steps - 1:
+        hits.append(all(bool((logp[:, i].argmax(-1) == token).all()) for i, token in enumerate(target)))
+        stop = hp.v_stop_after is not None and any(hits[: len(hits) - hp.v_stop_after])
+        if loss < 0.05 or step == hp.v_num_grad_steps - 1 or stop:
             break
         adam.zero_grad()
         loss.backward()
