@@ -4,17 +4,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import count
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtr
 from scipy.stats import binomtest
 
 from core.metrics import SEED, Array, columns, mean_ratio, value
 from core.types import Measure, Ratio
 
 RESAMPLES = 10_000
-"""The smallest p of a bootstrap is 2 / (RESAMPLES + 1). With 1000 no p would survive Holm's correction over 26."""
+SMALLEST = 2 / (RESAMPLES + 1)
+"""The smallest p of a bootstrap: it does not survive Holm's correction over 250 comparisons."""
 LEVEL = 0.05
+FEW = 500
+"""Records, whose resamples take 40 MB as floats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +54,31 @@ def fewest_changes(comparisons: int) -> int:
     return next(m for m in count(1) if comparisons * mcnemar(m, 0) < LEVEL)
 
 
+def t_test(before: Ratio, after: Ratio) -> float:
+    """Two-sided p of Student's t, n - 1 degrees of freedom: the records' shares in the difference have mean 0.
+
+    Of a mean, a record's share is the change of its own value; of another ratio it is that to first order (the delta
+    method, Cochran 1977, section 6.3). 1 for a single record.
+    """
+    shares = _shares(after) - _shares(before)
+    n, change = len(shares), shares.mean()
+    if n == 1 or change == 0:
+        return 1.0
+    with np.errstate(divide="ignore"):
+        t = change / (shares.std(ddof=1) / n**0.5)
+    return float(2 * stdtr(n - 1, -abs(t)))
+
+
+def _shares(ratio: Ratio) -> Array:
+    """Each record's share in a ratio: (n,), their mean is its value."""
+    top, bottom = (part.reshape(len(part), -1) for part in (ratio.top, ratio.bottom))  # (n, m)
+    whole = bottom.mean(axis=0)
+    value = np.divide(top.mean(axis=0), whole, out=np.zeros_like(whole), where=whole != 0)
+    beside = np.divide(top - value * bottom, whole, out=np.zeros_like(top), where=whole != 0)
+    shares: Array = (value + beside).mean(axis=1)
+    return shares
+
+
 def holm(values: Sequence[float]) -> list[float]:
     """p values adjusted for their number, step down (Holm 1979), in the order given."""
     adjusted, highest = [0.0] * len(values), 0.0
@@ -74,8 +104,18 @@ def resampled(runs: Sequence[Ratio], stream: int = 0) -> Array:
     """The score of each run in each resample of the records they share: (RESAMPLES, runs)."""
     rows = [row for run in runs for row in columns(run.top, run.bottom)]  # m tops and m bottoms of every run
     stacked = np.stack(rows, axis=1)  # (n, 2 runs m)
-    sums = np.concatenate([part @ stacked for part in np.array_split(resamples(len(stacked), stream), 10)])
+    sums = np.concatenate([part @ stacked for part in _parts(len(stacked), stream)])
     return np.stack([mean_ratio(part) for part in np.split(sums, len(runs), axis=1)], axis=1)
+
+
+def _parts(n: int, stream: int) -> list[Any]:
+    """The resamples in parts: as floats, so that they need not be converted each time, where these are few."""
+    return np.array_split(_floats(n, stream) if n <= FEW else resamples(n, stream), 10)
+
+
+@lru_cache(maxsize=2)
+def _floats(n: int, stream: int) -> Array:
+    return resamples(n, stream).astype(np.float64)
 
 
 def over_repeats(scores: Array) -> Array:
@@ -104,8 +144,8 @@ def mean(runs: Sequence[Ratio]) -> Measure:
 def difference(before: Sequence[Ratio], after: Sequence[Ratio]) -> Difference:
     """The mean score of the runs `after` minus that of `before`, which is one run, or one for each of `after`.
 
-    p: exact McNemar for one run whose records are right or wrong, else from the paired bootstrap. Raises ValueError if
-    the records are not the same.
+    p: of one run exact McNemar where records are right or wrong, else a paired t-test; of several runs from the paired
+    bootstrap. Raises ValueError if the records are not the same.
     """
     if any(run.records != before[0].records for run in (*before, *after)):
         raise ValueError("the records are not the same")
@@ -113,12 +153,16 @@ def difference(before: Sequence[Ratio], after: Sequence[Ratio]) -> Difference:
     draws = over_repeats(drawn[:, len(before) :] - drawn[:, : len(before)])
     start = float(np.mean([value(run) for run in before]))
     measure = interval(float(np.mean([value(run) for run in after])) - start, draws)
-    if len(after) == 1 and binary(after[0]) and binary(before[0]):
-        change = after[0].top - before[0].top
-        return Difference(
-            measure, mcnemar(int((change < 0).sum()), int((change > 0).sum())), "McNemar", start, len(change)
-        )
-    return Difference(measure, bootstrap_p(draws), "bootstrap", start, len(before[0].records))
+    p, test = _tested(before[0], after[0]) if len(after) == 1 else (bootstrap_p(draws), "bootstrap")
+    return Difference(measure, p, test, start, len(before[0].records))
+
+
+def _tested(before: Ratio, after: Ratio) -> tuple[float, str]:
+    """The p of one run's difference, and by which test."""
+    if binary(after) and binary(before):
+        change = after.top - before.top
+        return mcnemar(int((change < 0).sum()), int((change > 0).sum())), "McNemar"
+    return t_test(before, after), "t"
 
 
 def bootstrap_p(draws: Array) -> float:

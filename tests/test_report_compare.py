@@ -4,6 +4,8 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import t as student
+from scipy.stats import ttest_rel
 
 from analysis import compare
 from analysis.compare import bootstrap_p, difference, holm, mcnemar, over_repeats, resampled, resamples
@@ -101,7 +103,7 @@ def test_resampled_means_of_several_ratios() -> None:
     apart = resampled([first, second]).mean(axis=1)
     assert both == pytest.approx(np.stack([apart, apart], axis=1))
     whole = Ratio(ids, np.eye(3), np.ones((3, 3)))
-    assert difference([whole], [whole]).test == "bootstrap"
+    assert difference([whole], [whole]).test == "t"
 
 
 def test_nothing_to_divide_by_is_zero() -> None:
@@ -144,18 +146,53 @@ def test_difference_of_right_and_wrong() -> None:
     assert -1 <= found.measure.low < -7 / 12 < found.measure.high < 0
 
 
-def test_difference_of_graded_scores_is_a_paired_bootstrap() -> None:
+def test_difference_of_graded_scores_is_a_paired_t_test() -> None:
+    """Its p is scipy's; its interval that of the records drawn pair by pair."""
     rng = np.random.default_rng(3)
     before = ratio(list(rng.random(30)))
     after = ratio(list(before.top + rng.normal(-0.05, 0.1, 30)))
     found = difference([before], [after])
     change = after.top - before.top
     naive = np.array([np.repeat(change, counts).mean() for counts in resamples(30)])
-    assert found.test == "bootstrap"
     assert (found.measure.low, found.measure.high) == pytest.approx(tuple(np.percentile(naive, [2.5, 97.5])))
-    tail = min((naive <= 0).sum(), (naive >= 0).sum())
+    assert (found.test, found.p) == ("t", pytest.approx(ttest_rel(after.top, before.top).pvalue))
+    assert 1e-4 < found.p < 0.05
+
+
+def test_t_test_of_a_ratio_of_sums() -> None:
+    """By the jackknife, which leaves out one record after the other: the same standard error up to 1 / n."""
+    rng = np.random.default_rng(6)
+    tops, bottom = rng.integers(0, 5, (2, 300)).astype(float), rng.integers(4, 9, 300).astype(float)
+    tops[1] *= 0.93
+    before, after = (Ratio(tuple(map(str, range(300))), top, bottom) for top in tops)
+    rest = bottom.sum() - bottom
+    left_out = (tops[1].sum() - tops[1]) / rest - (tops[0].sum() - tops[0]) / rest
+    error = math.sqrt(299 / 300 * ((left_out - left_out.mean()) ** 2).sum())
+    t = (value(after) - value(before)) / error
+    assert compare.t_test(before, after) == pytest.approx(2 * student.sf(abs(t), 299), rel=0.02)
+    both = Ratio(before.records, np.stack(tops, axis=1), np.stack([bottom, bottom], axis=1))  # the mean of two ratios
+    swapped = Ratio(before.records, both.top[:, ::-1], both.bottom)
+    assert compare.t_test(both, swapped) == 1.0
+    assert compare.t_test(both, Ratio(before.records, both.top + bottom[:, None], both.bottom)) == pytest.approx(0)
+
+
+def test_few_records_that_all_fall_are_no_proof() -> None:
+    """Every resample of three falls is a fall: a bootstrap would take that for p = 0.0002."""
+    found = difference([ratio([0.5, 0.6, 0.7])], [ratio([0.49, 0.5, 0.2])])
+    assert found.measure.high < 0 and found.p > 0.1
+    assert compare.t_test(ratio([0.5]), ratio([0.1])) == 1.0
+
+
+def test_difference_of_the_means_of_several_runs_is_a_paired_bootstrap() -> None:
+    rng = np.random.default_rng(3)
+    before = ratio(list(rng.random(30)))
+    after = [ratio(list(before.top + rng.normal(-0.05, 0.1, 30))) for _ in range(2)]
+    found = difference([before], after)
+    draws = over_repeats(resampled([before, *after])[:, 1:] - resampled([before])[:, :1])
+    tail = min((draws <= 0).sum(), (draws >= 0).sum())
+    assert found.test == "bootstrap"
     assert found.p == pytest.approx(2 * (tail + 1) / (compare.RESAMPLES + 1))
-    assert found.p < 0.05
+    assert compare.SMALLEST <= found.p < 0.05
 
 
 def test_no_change_is_p_1() -> None:

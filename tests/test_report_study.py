@@ -177,7 +177,7 @@ def test_a_tenth_task_is_paired(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert (share.records, share.top.tolist(), share.bottom.tolist()) == (tuple("01234567"), [1.0] * 8, [4.0] * 8)
     (point,) = family(study(tmp_path).panels, ROME, HEADLINE)
     assert (point.metric, point.measure.value) == ("share", 0.25)
-    assert point.difference and point.difference.test == "bootstrap"
+    assert point.difference and point.difference.test == "t"
     assert point.difference.before == pytest.approx(24 / 32)
     assert point.difference.measure.value == pytest.approx(-0.5) and point.difference.p < 0.001
 
