@@ -68,6 +68,12 @@ class Run:
     """What tells runs of one setting apart: which edits, which draw of them, which seed."""
 
     @property
+    def draw(self) -> str:
+        """What runs share that go on with one another's edits: `repeat` without where its edits end."""
+        draw, (begin, _, *step), seed = json.loads(self.repeat)
+        return json.dumps([draw, begin, step, seed])
+
+    @property
     def headline(self) -> Measure:
         return self.result.metrics[self.result.headline]
 

@@ -1,10 +1,12 @@
 """The records behind a result's metrics: the ratios that its task makes of the samples in its .jsonl."""
 
 from functools import cache
+from typing import Any
 
 from analysis.collect import Run
 from core.errors import UserError
 from core.metrics import mean, part, records, value
+from core.metrics import ratios as measured
 from core.registry import discover
 from core.results import read_samples
 from core.types import Ratio, Scored, Task
@@ -20,9 +22,10 @@ def ratios(run: Run) -> dict[str, Ratio]:
     scored = read_samples(file)
     if len(records(scored)) != run.result.n:
         raise _foreign(run)
-    task = _tasks().get(run.result.task)
+    known = _tasks()
+    task: Any = known.get(run.result.task) or Absent(run.result.headline)
     try:
-        computed = task.ratios(scored) if task else _means(run, scored)
+        computed = measured(task, scored)
     except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
         raise UserError(f"{file}: not samples of {run.result.task} ({error!r}); move both its files away") from error
     metrics = run.result.metrics
@@ -31,7 +34,7 @@ def ratios(run: Run) -> dict[str, Ratio]:
         for name, ratio in computed.items()
         if name in metrics and abs(value(ratio) - metrics[name].value) < 1e-6
     }
-    if task and run.result.headline not in same:
+    if run.result.task in known and run.result.headline not in same:
         raise _foreign(run)
     return same
 
@@ -46,8 +49,14 @@ def _tasks() -> dict[str, Task]:
     return discover("tasks", "TASK")
 
 
-def _means(run: Run, scored: Scored) -> dict[str, Ratio]:
-    """Where the task's plug-in is absent: the headline as the mean score, and the parts of every sample."""
-    names = set.intersection(*(set(score.parts) for _, _, score in scored))
-    score = mean(scored, (score.value or 0.0 for _, _, score in scored))
-    return {run.result.headline: score, **{name: part(scored, name) for name in sorted(names)}}
+class Absent:
+    """Where a task's plug-in is absent: its headline as the mean score, and the parts that every sample has."""
+
+    def __init__(self, headline: str) -> None:
+        self.headline = headline
+
+    def ratios(self, scored: Scored) -> dict[str, Ratio]:
+        """Some of the metrics, and maybe others: they are compared with those of the result."""
+        names = set.intersection(*(set(score.parts) for _, _, score in scored))
+        score = mean(scored, (score.value or 0.0 for _, _, score in scored))
+        return {self.headline: score, **{name: part(scored, name) for name in sorted(names)}}

@@ -33,6 +33,10 @@ TASKS = (
 HEADLINE = "headline"
 CHOICE = "choice_accuracy"
 RELEASED = "as_released"
+REFERENCE, TEXT, DRIFT = "reference_logprob", "text_logprob", "drift"
+"""Mean log p per token of the reference answer and of the prompt's own text, KL from the unedited model: in nats."""
+PROBABILITY = "choice_probability"
+"""Of the right label word among the label words."""
 
 Group = tuple[str, str, int | None]
 """Method, mode, edits per update (Batch-Sequential only): what shares a figure."""
@@ -173,6 +177,18 @@ def regularised(panels: Sequence[Panel], group: Group, wanted: str) -> list[Poin
     return [point for point in _corrected(points) if point.difference]
 
 
+def first_falls(points: Iterable[Point], setting: Setting) -> list[Point]:
+    """The scores that are significantly lower after the smallest number of edits of a setting at which any is."""
+    falls = [point for point in points if point.setting == setting and point.fall]
+    return [point for point in falls if point.edits == min(other.edits for other in falls)]
+
+
+def collapse(runs: Iterable[Run]) -> tuple[int, str] | None:
+    """Since how many edits, and why, the first of these runs to collapse has; None if none is known to have."""
+    known = [(int(found["since"]), str(found["reason"])) for run in runs if (found := run.result.collapsed)]
+    return min(known, default=None)
+
+
 def _measured(panels: Sequence[Panel], group: Group) -> Iterator[tuple[Panel, Setting, int, list[Run]]]:
     for panel in panels:
         for setting in sorted(panel.runs, key=_order):
@@ -213,13 +229,19 @@ def score(runs: Sequence[Run], metric: str) -> Measure:
 def differs(before: Sequence[Run | None], after: Sequence[Run], metric: str) -> Difference | None:
     """The difference between runs; None where there is nothing to compare with, or records do not give the score."""
     runs = [run for run in (*before, *after) if run]
+    parts = shared_records(runs, metric) if before and len(runs) == len(before) + len(after) else None
+    return _difference(tuple(parts[: len(before)]), tuple(parts[len(before) :])) if parts else None
+
+
+def shared_records(runs: Sequence[Run], metric: str) -> list[Ratio] | None:
+    """A metric's records in each run; None where one has none. Raises UserError where they are not the same records."""
     parts = [ratio for run in runs if (ratio := ratios(run).get(metric))]
-    if not before or len(parts) < len(before) + len(after):
+    if len(parts) < len(runs):
         return None
     for run, ratio in zip(runs, parts, strict=True):
         if ratio.records != parts[0].records:
             raise UserError(f"{run.path}: its samples are not those of {runs[0].path}; make one of them again")
-    return _difference(tuple(parts[: len(before)]), tuple(parts[len(before) :]))
+    return parts
 
 
 @cache

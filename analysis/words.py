@@ -9,6 +9,7 @@ from analysis.compare import LEVEL
 from analysis.study import Group, Study
 from core.types import Measure
 
+FEW = 3
 UNKNOWN, NO_BREAK = "\u2013", "\u00a0"
 KINDS = {
     "official": "the official sets",
@@ -23,7 +24,18 @@ METRICS = {
     "choice_accuracy": "choice accuracy",
     "as_released": "as released",
     "as_released_after_edit": "as released",
+    "reference_logprob": "log p of the reference",
+    "reference_logprob_best": "log p of the likeliest reference",
+    "text_logprob": "log p of the text",
+    "choice_probability": "choice probability",
 }
+HARMS = {
+    "reference_logprob": "fall of log p of the reference",
+    "text_logprob": "fall of log p of the text",
+    "drift": "drift",
+}
+"""The measures of analysis.harm, as what has gone wrong."""
+NATS = "nats per token"
 
 
 def group(value: Group) -> str:
@@ -66,6 +78,16 @@ def metric(name: str) -> str:
     return METRICS.get(name, name.replace("_", " "))
 
 
+def unit(name: str) -> str:
+    """Behind a number of this metric; "" for a share."""
+    return f" {NATS}" if name.endswith(("_logprob", "_logprob_best", "drift")) else ""
+
+
+def capital(text: str) -> str:
+    """With a capital letter at its start: "Log p of the text"."""
+    return text[:1].upper() + text[1:]
+
+
 def score(task: str, name: str) -> str:
     """ "NER F1"; "NER as released" would be hard to read within a sentence."""
     return f"{task} ({metric(name)})" if " " in metric(name) else f"{task} {metric(name)}"
@@ -87,6 +109,11 @@ def counted(n: int, noun: str) -> str:
 def listed(items: Sequence[str]) -> str:
     """ "a", "a and b", "a, b and c"."""
     return " and ".join(part for part in (", ".join(items[:-1]), *items[-1:]) if part)
+
+
+def some(items: Sequence[str], noun: str) -> str:
+    """All of a few items, the number of many."""
+    return listed(items) if len(items) <= FEW else counted(len(items), noun)
 
 
 def degenerate(runs: Sequence[Run]) -> str:

@@ -61,9 +61,12 @@ class Edited:
 
 
 def make(root: Path, task: str, skill: float, edited: Edited | None = None, **changed: Any) -> Path:
-    """Write one result below `root`; returns its .json. `changed` replaces parts of its settings, or `n`."""
-    n = changed.pop("n", 24)
-    scored = completed(task, skill, n)
+    """Write one result below `root`; returns its .json. `changed` replaces parts of its settings, or `n`.
+
+    With `harm`, in nats per token, it has measures of likelihood: 0 for the unedited model. `collapsed` is its own.
+    """
+    n, harm, collapsed = changed.pop("n", 24), changed.pop("harm", None), changed.pop("collapsed", None)
+    scored = completed(task, skill, n) if harm is None else measured(task, completed(task, skill, n), harm)
     settings = {
         "task": task,
         "model": MODEL,
@@ -74,7 +77,7 @@ def make(root: Path, task: str, skill: float, edited: Edited | None = None, **ch
         **changed,
     }
     result = result_of(TASKS[task], scored, results.plain(settings), ENVIRONMENT, {"score": 1.5})
-    result = replace(result, edited=edit_parts(edited) if edited else None)
+    result = replace(result, edited=edit_parts(edited) if edited else None, collapsed=collapsed)
     folder = root / f"draw-{edited.draw}" if edited and edited.draw is not None else root
     path = results.stem(folder, task, edited and edited.plan())
     results.write(path, result, scored)
@@ -130,6 +133,19 @@ def completed(task: str, skill: float, n: int) -> Scored:
     return found
 
 
+def measured(task: str, scored: Scored, harm: float) -> Scored:
+    """The same with measures: records differ, and how much each of them suffers."""
+    found = []
+    for sample, completion, score in scored:
+        luck = random.Random(f"{task} {sample.id} log p")
+        level, suffers = luck.random(), harm * (0.2 + 1.6 * luck.random())
+        said = {"reference_logprob": -1 - 2 * level - suffers, "text_logprob": -3 - level - suffers / 3}
+        said |= {"reference_logprob_best": said["reference_logprob"] + 0.2} if task == "OpenDomainQA" else {}
+        said |= {"choice_probability": 0.5 / (1 + suffers)} if TASKS[task].choices else {}
+        found.append((sample, replace(completion, measures={**said, "drift": suffers / 2}), score))
+    return found
+
+
 def answer(task: str, sample: Sample, right: bool) -> str:
     """A completion that is right or wrong."""
     reference = sample.reference
@@ -161,15 +177,32 @@ def named(reference: dict[str, Any]) -> Iterable[str]:
         yield " ".join(words)
 
 
-def whole_study(root: Path) -> None:
-    """Everything a report can show: eight tasks, two methods, regularisers, repeats, collapsed runs."""
+def whole_study(root: Path, likely: bool = True) -> None:
+    """Everything a report can show: eight tasks, two methods, regularisers, repeats, collapsed runs.
+
+    With measures of likelihood, or as older results are. RECT does less harm than editing less, a random share more.
+    """
     for i, task in enumerate(TASKS):
         skill = 0.55 + 0.04 * i
-        make(root, task, skill)
-        for rule, loss, hold in ((None, 0.045, 0.95), (("rect", 0.4), 0.02, 0.9), (("random", 0.4), 0.004, 0.4)):
+
+        def made(skill: float, edited: Edited | None = None, harm: float = 0.0, task: str = task, **more: Any) -> None:
+            make(root, task, max(0.0, skill), edited, **({"harm": harm, **more} if likely else {}))
+
+        made(skill)
+        for rule, loss, hold, harm in RULES:
             for count in (5, 20):
                 edited = Edited(count, rule=rule, hold=hold - loss * count / 2)
-                make(root, task, max(0.0, skill - loss * count), edited)
+                gone = {"since": 20, "reason": "more than half of its completions degenerate"} if loss > 0.04 else None
+                made(skill - loss * count, edited, harm * count * (1 + i / 8), collapsed=gone if count == 20 else None)
         for draw in (0, 1):
             edited = Edited(20, "MEMIT", "Batch-Sequential", None, 10, draw, begin=0)
-            make(root, task, max(0.0, skill - 0.3 - 0.1 * draw), edited)
+            made(skill - 0.3 - 0.1 * draw, edited, 0.1 + 0.1 * draw)
+
+
+RULES: tuple[tuple[tuple[str, float] | None, float, float, float], ...] = (
+    (None, 0.045, 0.95, 0.04),
+    (("rect", 0.4), 0.02, 0.9, 0.005),
+    (("random", 0.4), 0.004, 0.4, 0.08),
+    (("scale", 0.6), 0.03, 0.7, 0.03),
+)
+"""Regulariser, what it loses of the skill with every edit, the share of edits that hold, nats per token and edit."""
