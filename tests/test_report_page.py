@@ -345,23 +345,20 @@ def test_the_trade_off_has_a_legend_for_colours_and_one_for_shapes() -> None:
 
 
 def test_curves_leave_from_the_unedited_score(tmp_path: Path) -> None:
-    """And each arrives at the first point of its own, which is moved aside."""
+    """And each arrives at points of its own, which stand beside those of the others."""
     make(tmp_path, "NLI", 0.8)
     for rule in (None, ("rect", 0.4)):
         for count in (10, 20):
             make(tmp_path, "NLI", 0.4, Edited(count, rule=rule))
-    (study,) = studies(read_all(tmp_path)[0])
-    looks = {setting: next(iter(style.curves([setting.regularizer]).values())) for setting in study.settings}
-    figure = plot_scores.abilities(family(study.panels, study.groups[0], HEADLINE), looks, HEADLINE, style.WIDE)
-    figure.draw_without_rendering()
-    (ax,) = figure.axes
-    lines = [line.get_transform().transform_path(line.get_path()).vertices for line in ax.get_lines()]
-    leads = [patch.get_transform().transform_path(patch.get_path()).vertices for patch in ax.patches]
+    (ax,) = drawn_scores(tmp_path).axes
+    lines = [line.get_xydata() for line in ax.get_lines()]
     (unedited,) = next(line for line in lines if len(line) == 1)
-    curves = [line for line in lines if len(line) == 2 and line[0][0] != line[1][0]][-2:]
-    assert len(leads) == 2 and curves[0][0][0] != curves[1][0][0]
-    for lead, curve in zip(leads, curves, strict=True):
-        assert lead[0] == pytest.approx(unedited) and lead[-1] == pytest.approx(curve[0])
+    curves = [line for line in lines if len(line) == 3]
+    assert len(curves) == 2
+    for curve in curves:
+        assert tuple(curve[0]) == tuple(unedited)
+        assert any(len(line) == 2 and (line == curve[1:]).all() for line in lines), "its markers"
+    assert (curves[0][1:, 0] < curves[1][1:, 0]).all() and (curves[0][1:, 1] == curves[1][1:, 1]).all()
 
 
 def test_published_curves() -> None:
@@ -377,6 +374,8 @@ def test_published_curves() -> None:
 
 # --- the page ------------------------------------------------------------------------------------------------------
 
+PICTURES = 15
+"""Of the whole study: all tasks, equal success, six of MEMIT, six of ROME, the trade-off."""
 VOID = {"meta", "img", "source", "br", "hr", "link", "input"}
 
 
@@ -428,9 +427,9 @@ def test_the_page_is_whole_and_alone(report: Path, page: str) -> None:
 def test_pictures_have_words(page: str) -> None:
     found = parsed(page)
     pictures = [attrs for tag, attrs in found.tags if tag == "img"]
-    assert len(pictures) == 9  # four of MEMIT, four of ROME, one of both
+    assert len(pictures) == PICTURES
     assert all(len(attrs["alt"]) > 40 for attrs in pictures)
-    assert len({attrs["alt"] for attrs in pictures}) == 9
+    assert len({attrs["alt"] for attrs in pictures}) == PICTURES
     headings = [int(tag[1]) for tag, _ in found.tags if re.fullmatch(r"h\d", tag)]
     assert headings[0] == 1 and headings.count(1) == 1
     assert all(b - a <= 1 for a, b in pairwise(headings))
@@ -439,10 +438,10 @@ def test_pictures_have_words(page: str) -> None:
 def test_what_the_page_says(page: str) -> None:
     text = " ".join(" ".join(parsed(page).texts).split())
     for said in (
-        "72 results: 8 of unedited models, 64 after edits",
+        "88 results: 8 of unedited models, 80 after edits",
         "gpt2-xl, float32, SHA-256 5a5a5a5a5a5a",
         "Sample data: small sets written for this repository.",
-        "Only the first 24 records of each task.",
+        "8 tasks (the first 24 records of each), before any edit",
         "MEMIT, Batch-Sequential, 10 edits per update",
         "After 20 ROME edits with no regulariser, ",
         "After 20 MEMIT edits with no regulariser (mean of 2 runs), ",
@@ -451,22 +450,29 @@ def test_what_the_page_says(page: str) -> None:
         "Not shown to differ: ",
         "completions degenerate: ",
         "Score minus that of the same edits with no regulariser, its 95 % interval",
+        "The smallest number of edits after which a fall is shown, and the tasks that it is shown in.",
+        "Harm of each regulariser minus that of editing less, in nats per token",
+        "The model has collapsed since 20 edits: more than half of its completions degenerate.",
+        "the model has collapsed: since 20 edits, more than half of its completions degenerate",
+        "Edits that hold after the last one, by when they were made",
         "0123456789ab",
     ):
         assert said in text, said
     assert "▼" in text
 
 
-def test_findings_come_first_and_provenance_last(page: str) -> None:
-    """A sentence for each setting before any table or figure; versions, hashes and how to read it at the foot."""
-    top, foot = page[: page.index("<figure")], page[page.index("<footer>") :]
-    findings = top[: top.index("<table>")]
-    assert (
-        findings.count("<li>After 20 ") == 4
-        and page.count("<li>After 20 MEMIT edits with no regulariser (mean of 2 ") >= 3
-    )
-    assert "(difference \u2212" in findings and "exact McNemar" in findings and f"p{NB}" in findings
-    assert f"{NEEDED}0." in findings and "eliability is 0." in findings
+def test_the_summary_comes_first_details_are_folded_and_provenance_is_last(page: str) -> None:
+    """Sentences, one figure of all tasks, harm at equal success; a sentence for each setting behind a fold."""
+    top, foot = page[: page.index("<details")], page[page.index("<footer>") :]
+    assert top.count("<figure") == 2 and top.count("<table>") == 2
+    summary = top[: top.index("<figure")]
+    for said in ("What was run: 8 tasks", "What ROME broke first", "What saved it from ROME: RECT does less harm than"):
+        assert f"<li>{said}" in summary, said
+    assert "(difference \u2212" in summary and "paired t-test" in summary and f"p{NB}" in summary
+    details = page[len(top) : -len(foot)]
+    assert details.count("<li>After 20 ") >= 5 and "exact McNemar" in details
+    assert page.count("<li>After 20 MEMIT edits with no regulariser (mean of 2 ") >= 3
+    assert f"{NEEDED}0." in details and "eliability is 0." in details
     for said in ("SHA-256 5a5a5a5a5a5a", "0123456789ab", "How to read it", "numpy "):
         assert said in foot and said not in page[: -len(foot)], said
 
@@ -477,10 +483,10 @@ def test_so_few_records_and_a_collapse(tmp_path: Path) -> None:
         make(tmp_path / "r", task, 0.6, n=8)
         make(tmp_path / "r", task, 0.0, Edited(1, "KN", hold=0.0), n=8)
     page = made(tmp_path / "r", tmp_path / "out")
-    findings = page[: page.index("<table>")]
+    findings = page[page.index('<details class="part"') :]
     assert re.search(r"completions degenerate: \d+ of 16 empty \(before any edit none\)\. None of 2 ", findings)
     assert f"{NEEDED}0.88 (7 of 8 records, all of them changing the same way). No fall of reasoning " in findings
-    table = page[page.index("<table>", page.index("<figure")) :].split("</table>")[0]
+    table = page[page.index("<caption><span>Scores with") :].split("</table>")[0]
     empty = [
         json.loads(file.read_text())["degenerate"]["empty"] for file in sorted((tmp_path / "r").rglob("*KN-1.json"))
     ]
@@ -496,7 +502,7 @@ def test_tables_hold_the_numbers(report: Path, page: str) -> None:
     """Each headline score of a single run in the CSV stands in the page, with its interval."""
     rows = list(csv.DictReader((report / "results.csv").open(encoding="utf-8")))
     headlines = [row for row in rows if row["metric"] in ("f1", "rouge_mean", "solve_rate", "accuracy", "exact_match")]
-    assert len(headlines) == 72
+    assert len(headlines) == 88
     for row in headlines:
         value, low, high = (words.number(float(row[key])) for key in ("value", "low", "high"))
         if row["method"] != "MEMIT":
@@ -560,7 +566,7 @@ def test_the_same_results_give_the_same_bytes(tmp_path: Path) -> None:
     assert run.stdout == f"2 results -> {tmp_path / 'b' / 'index.html'}\n"
     first, second = digest(tmp_path / "a"), digest(tmp_path / "b")
     assert first == second
-    assert len(first) == 2 + 2 * 4  # the page, the table, four figures twice
+    assert len(first) == 2 + 2 * 6  # the page, the table, six figures twice
     assert {Path(name).suffix for name in first if name.startswith("figures/")} == {".svg", ".png"}
 
 
@@ -682,14 +688,15 @@ def browse(folder: Path, page: Path, *words: str) -> subprocess.CompletedProcess
 def test_in_a_browser(report: Path, page: str, tmp_path: Path, width: int, wide: bool) -> None:
     """Every picture is shown, the version for the width is taken, and nothing sticks out on the right."""
     probed = tmp_path / "probed.html"
-    probed.write_text(page.replace("</body>", f"{PROBE}</body>"), encoding="utf-8")
+    opened = page.replace("<details", "<details open").replace("</body>", f"{PROBE}</body>")
+    probed.write_text(opened, encoding="utf-8")
     (tmp_path / "frame.html").write_text(FRAME.format(width=width))
     dom = browse(tmp_path, tmp_path / "frame.html", "--dump-dom", "--virtual-time-budget=5000").stdout.decode()
     found = re.search(r'data-probe="([^"]*)"', dom)
     assert found
     inner, scroll, images, shown, as_wide, smallest, outside = map(int, found[1].split())
     assert inner == width and scroll <= width and outside == 0
-    assert images == shown == 9
+    assert images == shown == PICTURES
     assert as_wide == (images if wide else 0)
     assert smallest > (300 if wide else 250)
 

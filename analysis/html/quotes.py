@@ -4,14 +4,16 @@ from collections.abc import Mapping, Sequence
 
 from analysis import compare, edits, words
 from analysis.collect import Run, Setting
-from analysis.compare import LEVEL
-from analysis.study import Point, Study
+from analysis.compare import LEVEL, Difference
+from analysis.retention import Cohort
+from analysis.study import Point, Study, collapse, first_falls
 from analysis.tradeoff import Trade, frontier
 
 Names = Mapping[Setting, str]
 COLLAPSE = 0.1
 """How much the share of degenerate completions has to grow before a sentence is made of it."""
 BELOW = f"p < {LEVEL:g}".replace(" ", words.NO_BREAK)
+TESTS = {"McNemar": "exact McNemar", "t": "paired t-test", "bootstrap": "paired bootstrap"}
 
 
 def finding(study: Study, points: Sequence[Point], setting: Setting, name: str) -> str:
@@ -20,20 +22,20 @@ def finding(study: Study, points: Sequence[Point], setting: Setting, name: str) 
     `points`: those of its figure.
     """
     count = max(study.counts(setting))
-    mine = [point for point in _tested(points) if (point.setting, point.edits) == (setting, count)]
+    mine = [point for point in tested(points) if (point.setting, point.edits) == (setting, count)]
     runs = study.runs(setting, count)
-    unchanged = [_score(point) for point in mine if not point.significant]
+    unchanged = [score(point) for point in mine if not point.significant]
     facts = [_collapse(study, setting, count)]
     if mine:
         facts.append(_verdict(mine))
     if 0 < len(unchanged) < len(mine):
         facts.append(f"not shown to differ: {words.listed(unchanged)}")
-    facts += [_first_fall([point for point in points if point.setting == setting], count)]
+    facts += [_first_fall(points, setting, count)]
     facts += [words.listed(_quality(runs))]
     first, *rest = [fact for fact in facts if fact] or [
         "nothing was measured but scores that are compared with nothing"
     ]
-    return " ".join([f"{_after(count, setting, name, len(runs))}, {first}.", *(f"{_capital(r)}." for r in rest)])
+    return " ".join([f"{after(count, setting, name, len(runs))}, {first}.", *(f"{_capital(r)}." for r in rest)])
 
 
 def _capital(sentence: str) -> str:
@@ -42,19 +44,25 @@ def _capital(sentence: str) -> str:
     return sentence[0].upper() + sentence[1:] if sentence.startswith(starts) else sentence
 
 
-def _first_fall(points: Sequence[Point], last: int) -> str:
+def _first_fall(points: Sequence[Point], setting: Setting, last: int) -> str:
     """When a score was first significantly lower, and which; "" if not before the last edit."""
-    first = min((point.edits for point in points if point.fall), default=last)
-    fallen = [_score(point) for point in points if point.fall and point.edits == first]
-    edits = words.counted(first, "edit")
-    return f"the first significant falls are after {edits}: {words.listed(fallen)}" if first < last else ""
+    fallen = first_falls(points, setting)
+    if not fallen or fallen[0].edits == last:
+        return ""
+    edits = words.counted(fallen[0].edits, "edit")
+    return f"the first significant falls are after {edits}: {words.listed(list(map(score, fallen)))}"
 
 
 def _collapse(study: Study, setting: Setting, count: int) -> str:
-    """The degenerate completions beside those before any edit; "" if their share has not grown by a tenth."""
-    after = {panel: runs for panel in study.panels if (runs := panel.runs.get(setting, {}).get(count))}
-    edited = [run for runs in after.values() for run in runs]
-    before = [base for panel, runs in after.items() if (base := panel.baseline(runs))]
+    """That the model has collapsed, if results say so; else the degenerate completions beside those before any edit.
+
+    "" if their share has not grown by a tenth.
+    """
+    panels = {panel: runs for panel in study.panels if (runs := panel.runs.get(setting, {}).get(count))}
+    edited = [run for runs in panels.values() for run in runs]
+    if found := collapse(edited):
+        return f"the model has collapsed: since {words.counted(found[0], 'edit')}, {found[1]}"
+    before = [base for panel, runs in panels.items() if (base := panel.baseline(runs))]
     if _degenerate_share(edited) < _degenerate_share(before) + COLLAPSE:
         return ""
     unedited = f" (before any edit {words.degenerate(before) or 'none'})" if before else ""
@@ -68,42 +76,48 @@ def _degenerate_share(runs: Sequence[Run]) -> float:
 
 def abilities(points: Sequence[Point], names: Names) -> list[str]:
     """A sentence for each setting about its last number of edits."""
-    tested = _tested(points)
-    lines = []
-    for setting in dict.fromkeys(point.setting for point in tested):
-        mine = [point for point in tested if point.setting == setting]
+    lines, known = [], tested(points)
+    for setting in dict.fromkeys(point.setting for point in known):
+        mine = [point for point in known if point.setting == setting]
         last = [point for point in mine if point.edits == max(p.edits for p in mine)]
-        start = _after(last[0].edits, setting, names[setting], max(len(point.runs) for point in last))
+        start = after(last[0].edits, setting, names[setting], max(len(point.runs) for point in last))
         lines.append(f"{start}, {_verdict(last)}.")
     return lines
 
 
 def tests(points: Sequence[Point]) -> str:
     """What p is corrected for."""
-    n = len(_tested(points))
+    n = len(tested(points))
     if not n:
         return "No unedited result of this model on the same data and limit: these scores are compared with nothing."
     corrected = f"corrected for {n:,} comparisons by Holm's method" if n > 1 else "that of a single comparison"
     return f"p is {corrected}; significant means {BELOW}."
 
 
-def _tested(points: Sequence[Point]) -> list[Point]:
+def tested(points: Sequence[Point]) -> list[Point]:
     return [point for point in points if point.difference]
 
 
 def limits(points: Sequence[Point]) -> list[str]:
-    """The smallest difference that McNemar's test could have shown, and the scores too low to fall by as much."""
-    hollow = [point for point in _tested(points) if not point.significant]
-    paired = [(point, point.difference) for point in hollow if point.difference and point.difference.test == "McNemar"]
-    if not paired:
-        return []
-    needed = compare.fewest_changes(len(hollow))
-    lines = [_smallest(needed, n) for n in sorted({difference.records for _, difference in paired})]
-    low = [point for point, d in paired if round(d.before * d.records) < needed <= d.records]
-    scores = list(dict.fromkeys(map(_score, low)))
-    if scores:
-        lines.append(f"No fall of {words.listed(scores)} could have been shown: too few answers were right before.")
-    return [" ".join(lines)]
+    """The smallest difference that McNemar's test could have shown, and the scores too low to fall by as much.
+
+    And that no mean of several runs could be significant, where there are too many comparisons for a bootstrap.
+    """
+    hollow = [point for point in tested(points) if not point.significant]
+    by_test: dict[str, list[tuple[Point, Difference]]] = {}
+    for point in hollow:
+        if point.difference:
+            by_test.setdefault(point.difference.test, []).append((point, point.difference))
+    lines = []
+    if paired := by_test.get("McNemar"):
+        needed = compare.fewest_changes(len(hollow))
+        lines += [_smallest(needed, n) for n in sorted({difference.records for _, difference in paired})]
+        low = [point for point, d in paired if round(d.before * d.records) < needed <= d.records]
+        if scores := list(dict.fromkeys(map(score, low))):
+            lines.append(f"No fall of {words.listed(scores)} could have been shown: too few answers were right before.")
+    if "bootstrap" in by_test and len(hollow) * compare.SMALLEST >= LEVEL:
+        lines.append(f"With {len(hollow):,} comparisons no mean of several runs could have been shown to differ.")
+    return [" ".join(lines)] if lines else []
 
 
 def _smallest(needed: int, n: int) -> str:
@@ -121,34 +135,37 @@ def _verdict(points: Sequence[Point]) -> str:
     falls = [point for point in points if point.fall]
     rises = sum(point.significant for point in points) - len(falls)
     largest = max(falls or points, key=lambda point: abs(point.difference.measure.value) if point.difference else 0)
-    score = _score(largest)
+    where = score(largest)
     if n == 1:
         verdict = "significantly lower" if falls else "significantly higher" if rises else "not significantly different"
-        return f"{score} is {verdict}: {_change(largest)}"
+        return f"{where} is {verdict}: {change(largest)}"
     some = f"{len(falls)} of {n} scores {'is' if len(falls) == 1 else 'are'}"
     share = f"all {n} scores are" if len(falls) == n else some if falls else f"none of {n} scores is"
     higher = f", {rises} significantly higher" if rises else ""
     what = "fall" if falls else "difference"
-    return f"{share} significantly lower{higher}; the largest {what} is in {score}, {_change(largest)}"
+    return f"{share} significantly lower{higher}; the largest {what} is in {where}, {change(largest)}"
 
 
-def _score(point: Point) -> str:
+def score(point: Point) -> str:
+    """The task and what is measured: "NLI accuracy"."""
     return words.score(point.panel.title, point.metric)
 
 
-def _after(count: int, setting: Setting, name: str, runs: int) -> str:
+def after(count: int, setting: Setting, name: str, runs: int) -> str:
+    """The beginning of a sentence on a setting after so many edits."""
     repeats = f" (mean of {runs} runs)" if runs > 1 else ""
     return f"After {words.counted(count, f'{setting.method} edit')} with {name}{repeats}"
 
 
-def _change(point: Point) -> str:
+def change(point: Point) -> str:
+    """From what to what a score has changed, with interval, p and test."""
     difference, p = point.difference, point.p_holm
     assert difference and p is not None
-    before, after, change = words.change(difference.before, point.measure.value, difference.measure)
+    start, end, between = words.change(difference.before, point.measure.value, difference.measure)
     if not difference.measure.value:
-        return f"{after} both times"
-    test = {"McNemar": "exact McNemar", "bootstrap": "paired bootstrap"}[difference.test]
-    return f"from {before} to {after} (difference {change}, {words.p_value(p)}, {test})"
+        return f"{end}{words.unit(point.metric)} both times"
+    unit = words.unit(point.metric)
+    return f"from {start} to {end}{unit} (difference {between}, {words.p_value(p)}, {TESTS[difference.test]})"
 
 
 def edit_quality(study: Study, names: Names) -> list[str]:
@@ -162,7 +179,7 @@ def edit_quality(study: Study, names: Names) -> list[str]:
         if moved:
             values.append(f"the edited weights have changed by {words.part(moved.value)} their norm")
         if values:
-            lines.append(f"{_after(count, setting, name, len(runs))}, {words.listed(values)}.")
+            lines.append(f"{after(count, setting, name, len(runs))}, {words.listed(values)}.")
     return lines
 
 
@@ -190,3 +207,15 @@ def trade_off(trades: Sequence[Trade], names: Names) -> list[str]:
     return [
         f"{lead}: of the {len(by_count[count])} settings measured none is better on one count and as good on the other."
     ]
+
+
+def retention(tables: Mapping[Setting, Sequence[Sequence[Cohort]]], names: Names) -> list[str]:
+    """A sentence for each setting on its first and its last cohort."""
+    lines = []
+    for setting, table in tables.items():
+        parts = [
+            f"{words.number(c.success.value, 2)} {words.bounds(c.success, 2)} of the edits {c.first:,} to {c.last:,}"
+            for c in dict.fromkeys((table[-1][0], table[-1][-1]))
+        ]
+        lines.append(f"{after(table[-1][0].edits, setting, names[setting], 1)}, {words.listed(parts)} hold.")
+    return lines

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from analysis import edits, words
 from analysis.collect import Run, Setting
-from analysis.study import CHOICE, Panel, Point, Study
+from analysis.study import CHOICE, DRIFT, PROBABILITY, REFERENCE, TEXT, Panel, Point, Study
 from analysis.tradeoff import Trade
 from core.types import Measure
 
@@ -61,9 +61,11 @@ def scores(points: Sequence[Point], names: Names) -> Table:
     panels = _panels(points)
     start = [head_cell("unedited", 0), *(_base(panel, points) for panel in panels)]
     rows = [[first, *(_score(by_panel.get(panel)) for panel in panels)] for first, by_panel in _rows(points, names)]
-    caption = (
-        "Scores with 95 % intervals, and degenerate completions. ▼ significantly below the unedited model, ▲ above."
-    )
+    what = "Scores with 95 % intervals, and degenerate completions."
+    if not any(_of_completions(point.metric) for point in points):
+        what = f"{words.capital(words.metric(points[0].metric))}, with 95 % intervals."
+    marks = " ▼ significantly below the unedited model, ▲ above." if any(p.p_holm is not None for p in points) else ""
+    caption = f"{what}{marks}"
     return Table(caption, ["", *(panel.title for panel in panels)], [start, *rows])
 
 
@@ -91,9 +93,14 @@ def _score(point: Point | None) -> Cell:
 
 
 def _degenerate(runs: Sequence[Run], metric: str) -> list[str]:
-    """A collapse, beside the score that it made. Choices are not read from completions."""
+    """A collapse, beside the score that it made."""
     counts = words.degenerate(runs)
-    return counts.split(", ") if counts and metric != CHOICE else []
+    return counts.split(", ") if counts and _of_completions(metric) else []
+
+
+def _of_completions(metric: str) -> bool:
+    """Whether a metric is of completions; choices and likelihoods are not."""
+    return metric not in (CHOICE, PROBABILITY, DRIFT, REFERENCE, TEXT)
 
 
 def differences(points: Sequence[Point], names: Names, to: str = "unedited score") -> Table:

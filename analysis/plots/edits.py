@@ -15,7 +15,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from analysis import edits, words
 from analysis.collect import Run, Setting
-from analysis.plots.style import MARKERS, SOFT, TRIVIAL, Looks, bar, beside, count_axis, grid, handle, legend
+from analysis.plots.slots import Slots
+from analysis.plots.style import MARKERS, SOFT, TRIVIAL, Looks, bars, grid, handle, legend
 from analysis.study import Study
 from analysis.tradeoff import Trade, frontier
 from core.types import Measure
@@ -35,53 +36,43 @@ def edit_quality(study: Study, looks: Looks, columns: int) -> Figure:
     runs = {setting: {n: study.runs(setting, n) for n in study.counts(setting)} for setting in looks}
     grown = any(edits.growth(run) for counts in runs.values() for repeats in counts.values() for run in repeats)
     figure, axes = grid(5 + grown, columns)
+    slots = Slots(axes[0], [n for counts in runs.values() for n in counts], looks)
     for ax, (title, stage, name) in zip(axes, PANELS, strict=False):
-        _measured(
-            ax, {s: {n: edits.quality(repeats, stage, name) for n, repeats in runs[s].items()} for s in looks}, looks
-        )
+        values = {s: {n: edits.quality(repeats, stage, name) for n, repeats in runs[s].items()} for s in looks}
+        _measured(ax, values, looks, slots)
         ax.set_ylim(0, 1.04)
         ax.set_title(title)
     if grown:
-        _measured(axes[4], {s: {n: edits.moved(repeats) for n, repeats in runs[s].items()} for s in looks}, looks)
+        _measured(
+            axes[4], {s: {n: edits.moved(repeats) for n, repeats in runs[s].items()} for s in looks}, looks, slots
+        )
         axes[4].set_title("change of the weights")
         axes[4].set_ylabel("‖ΔW‖ / ‖W‖")
         size_axis(axes[4])
-    _updates(axes[-1], runs, looks)
+    _updates(axes[-1], runs, looks, slots)
     figure.supxlabel("number of edits", fontsize=7.5, color=SOFT)
     legend(figure, [handle(curve) for curve in looks.values()])
     return figure
 
 
-def _measured(ax: Axes, values: Mapping[Setting, Mapping[int, Measure | None]], looks: Looks) -> None:
-    for i, (setting, curve) in enumerate(looks.items()):
-        known = {n: measure for n, measure in values[setting].items() if measure}
-        aside = beside(ax, i, len(looks))
-        style: dict[str, Any] = dict(color=curve.colour, transform=aside)
-        ax.plot(
-            list(known), [m.value for m in known.values()], ls=curve.line, marker=curve.marker, clip_on=False, **style
-        )
-        for n, measure in known.items():
-            bar(ax, n, measure, **style)
-    count_axis(ax, [n for counts in values.values() for n in counts])
+def _measured(ax: Axes, values: Mapping[Setting, Mapping[int, Measure | None]], looks: Looks, slots: Slots) -> None:
+    for setting, curve in looks.items():
+        known = {slots.x(n, setting): measure for n, measure in values[setting].items() if measure}
+        style: dict[str, Any] = dict(ls=curve.line, marker=curve.marker, ms=slots.marker, clip_on=False)
+        ax.plot(list(known), [measure.value for measure in known.values()], color=curve.colour, **style)
+        bars(ax, known, color=curve.colour)
+    slots.axis(ax)
 
 
-def _updates(ax: Axes, runs: Mapping[Setting, Mapping[int, Sequence[Run]]], looks: Looks) -> None:
+def _updates(ax: Axes, runs: Mapping[Setting, Mapping[int, Sequence[Run]]], looks: Looks, slots: Slots) -> None:
     """The norm of every update of each setting's longest run."""
     for setting, curve in looks.items():
         series = edits.updates(runs[setting][max(runs[setting])][0]) if runs[setting] else []
-        known = [(x, y) for x, y in series if math.isfinite(y)]
+        known = [(slots.x(n), norm) for n, norm in series if math.isfinite(norm)]
         if known:
-            marker = curve.marker if len(known) <= 30 else ""
-            ax.plot(
-                *zip(*known, strict=True),
-                color=curve.colour,
-                ls=curve.line,
-                marker=marker,
-                ms=3.2,
-                lw=1.1,
-                clip_on=False,
-            )
-    count_axis(ax, [n for counts in runs.values() for n in counts])
+            style: dict[str, Any] = dict(ls=curve.line, marker=curve.marker if len(known) == 1 else "", ms=3.2, lw=1.1)
+            ax.plot(*zip(*known, strict=True), color=curve.colour, clip_on=False, **style)
+    slots.axis(ax)
     size_axis(ax)
     ax.set_title("size of each update")
     ax.set_ylabel("‖D‖")

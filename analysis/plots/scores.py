@@ -1,34 +1,32 @@
 """The figure of scores against number of edits. What it shows is computed elsewhere."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import ConnectionPatch
-from matplotlib.transforms import Transform
 
 from analysis import words
-from analysis.collect import Setting
+from analysis.collect import Run, Setting
+from analysis.plots.slots import Slots
 from analysis.plots.style import (
+    COLLAPSED,
     INK,
     SOFT,
     TRIVIAL,
     WIDE,
     Curve,
     Looks,
-    bar,
-    beside,
-    count_axis,
+    bars,
+    dagger,
     grid,
     handle,
     legend,
     score_axis,
 )
-from analysis.study import CHOICE, RELEASED, Group, Panel, Point, Study, metric_of
+from analysis.study import CHOICE, RELEASED, Group, Panel, Point, Study, collapse, metric_of
 from core.published import curves
 from core.types import Measure
 
@@ -43,27 +41,26 @@ def abilities(points: Sequence[Point], looks: Looks, wanted: str, columns: int) 
     panels = list(dict.fromkeys(point.panel for point in points))
     settings = list(dict.fromkeys(point.setting for point in points))
     figure, axes = grid(len(panels), columns)
-    seen: set[str] = set()
-    counts = [point.edits for point in points]
     scenes = [
         Scene(ax, panel, [point for point in points if point.panel is panel], wanted)
         for ax, panel in zip(axes, panels, strict=True)
     ]
+    read_off = [x for scene in scenes for setting in settings for line in scene.published(setting) for x, _ in line]
+    slots = Slots(axes[0], [*(point.edits for point in points), max(read_off, default=0)], settings)
     for scene in scenes:
-        for i, setting in enumerate(settings):
-            scene.curve(setting, looks[setting], beside(scene.ax, i, len(settings)))
-        seen |= scene.seen
-        counts += scene.counts
+        for setting in settings:
+            scene.curve(setting, looks[setting], slots)
     for scene in scenes:
         scene.finish(columns, max(top for other in scenes if other.metric == scene.metric for top in other.tops))
-    for ax in axes:
-        count_axis(ax, counts)
+        slots.axis(scene.ax)
     figure.supxlabel("number of edits", fontsize=7.5, color=SOFT)
+    seen = {name for scene in scenes for name in scene.seen}
     extra = [
         Line2D([], [], label="unedited", **UNEDITED),
         Line2D([], [], label="trivial", **TRIVIAL),
         Line2D([], [], color=SOFT, marker="x", lw=0.8, ls=":", label="published"),
         Line2D([], [], color=SOFT, marker="o", ls="none", label=FILLED),
+        Line2D([], [], **COLLAPSED),
     ]
     handles = [handle(looks[setting], filled=False) for setting in settings]
     legend(figure, [*handles, *(line for line in extra if line.get_label() in seen)])
@@ -71,63 +68,65 @@ def abilities(points: Sequence[Point], looks: Looks, wanted: str, columns: int) 
 
 
 class Scene:
-    """One task's panel. `seen` collects what the legend has to explain, `counts` the numbers of edits shown."""
+    """One task's panel. `seen` collects what the legend has to explain."""
 
     def __init__(self, ax: Axes, panel: Panel, points: Sequence[Point], wanted: str) -> None:
         self.ax, self.panel, self.points, self.wanted = ax, panel, points, wanted
         self.seen = {FILLED} if any(point.significant for point in points) else set()
-        self.counts: list[int] = []
         self.tops = [0.05]
-        self.base = panel.baseline([run for point in points for run in point.runs])
-        self.start: tuple[int, float] | None = None
-        name = metric_of(self.base, wanted) if self.base else None
-        if self.base and name:
-            self._unedited(self.base.result.metrics[name])
-        trivial = (self.base or points[0].runs[0]).result.metrics.get("trivial")
-        if trivial and wanted != RELEASED:
-            ax.axhline(trivial.value, zorder=1, **TRIVIAL)
-            self.seen.add("trivial")
-            self.tops.append(trivial.value)
+        self.start: list[tuple[float, float]] = []
+        base = panel.baseline([run for point in points for run in point.runs])
+        name = metric_of(base, wanted) if base else None
+        if base and name:
+            self._unedited(base.result.metrics[name])
+        self._trivial(base or points[0].runs[0])
 
     def _unedited(self, measure: Measure) -> None:
-        self.start = 0, measure.value
+        self.start = [(0.0, measure.value)]
         self.ax.plot(0, measure.value, zorder=5, clip_on=False, **UNEDITED)
-        bar(self.ax, 0, measure, color=INK)
+        bars(self.ax, {0: measure}, color=INK)
         self.seen.add("unedited")
         self.tops.append(measure.high)
 
-    def curve(self, setting: Setting, curve: Curve, aside: Transform) -> None:
+    def _trivial(self, run: Run) -> None:
+        trivial = run.result.metrics.get("trivial")
+        if trivial and self.wanted != RELEASED:
+            self.ax.axhline(trivial.value, zorder=1, **TRIVIAL)
+            self.seen.add("trivial")
+            self.tops.append(trivial.value)
+
+    def curve(self, setting: Setting, look: Curve, slots: Slots) -> None:
         """A setting's scores, filled markers where they differ from the unedited one; the paper's crosses."""
-        points = [point for point in self.points if point.setting == setting]
-        style: dict[str, Any] = dict(color=curve.colour, transform=aside)
-        line = [(point.edits, point.measure.value) for point in points]
-        if line:
-            self.ax.plot(*zip(*line, strict=True), ls=curve.line, zorder=3, clip_on=False, **style)
-            self._leave(line[0], curve, aside)
-        for point in points:
-            x, y = point.edits, point.measure
-            face = curve.colour if point.significant else "white"
-            bar(self.ax, x, y, zorder=3, **style)
-            self.ax.plot(x, y.value, marker=curve.marker, mfc=face, mew=1.1, zorder=4, clip_on=False, **style)
-            self.tops.append(y.value if math.isnan(y.high) else y.high)
-        if self.wanted != CHOICE:
-            self._published(setting, curve)
-
-    def _leave(self, first: tuple[int, float], curve: Curve, aside: Transform) -> None:
-        """Lead a curve, which is moved aside, from the unedited score, which is not."""
-        if self.start:
-            ends: dict[str, Any] = dict(coordsA=self.ax.transData, coordsB=aside)
-            look: dict[str, Any] = dict(color=curve.colour, ls=curve.line, lw=mpl.rcParams["lines.linewidth"])
-            self.ax.add_patch(ConnectionPatch(self.start, first, **ends, **look, zorder=3)).set_clip_on(False)
-
-    def _published(self, setting: Setting, curve: Curve) -> None:
-        model = self.points[0].runs[0].model.name
-        for line in curves(model, setting.edit, self.panel.task):
-            look: dict[str, Any] = dict(color=curve.colour, marker="x", ms=4, lw=0.8, ls=":", zorder=2, clip_on=False)
-            self.ax.plot(*zip(*line, strict=True), **look)
+        points = {slots.x(p.edits, setting): p for p in self.points if p.setting == setting}
+        if points:
+            line = [*self.start, *((x, point.measure.value) for x, point in points.items())]
+            self.ax.plot(*zip(*line, strict=True), color=look.colour, ls=look.line, zorder=3, clip_on=False)
+        bars(self.ax, {x: point.measure for x, point in points.items()}, zorder=3, color=look.colour)
+        shape: dict[str, Any] = dict(marker=look.marker, ms=slots.marker, color=look.colour, mew=1.0, ls="none")
+        for significant, face in ((False, "white"), (True, look.colour)):
+            places = [(x, point.measure.value) for x, point in points.items() if point.significant is significant]
+            if places:
+                self.ax.plot(*zip(*places, strict=True), mfc=face, zorder=4, clip_on=False, **shape)
+        self.tops += [m.value if math.isnan(m.high) else m.high for m in (point.measure for point in points.values())]
+        self._collapse(points)
+        for read_off in self.published(setting):
+            style: dict[str, Any] = dict(color=look.colour, marker="x", ms=3.6, lw=0.8, ls=":", zorder=2, clip_on=False)
+            self.ax.plot([slots.x(x) for x, _ in read_off], [y for _, y in read_off], **style)
             self.seen.add("published")
-            self.counts += [x for x, _ in line]
-            self.tops += [y for _, y in line]
+            self.tops += [y for _, y in read_off]
+
+    def _collapse(self, points: Mapping[float, Point]) -> None:
+        """Mark the first number of edits at which these, by their places, had collapsed."""
+        found = collapse(run for point in points.values() for run in point.runs)
+        x, first = next(((x, point) for x, point in points.items() if found and point.edits >= found[0]), (0.0, None))
+        if first:
+            dagger(self.ax, x, first.measure.value)
+            self.seen.add(str(COLLAPSED["label"]))
+
+    def published(self, setting: Setting) -> Sequence[Sequence[tuple[int, float]]]:
+        """The paper's curves for a setting."""
+        model = self.points[0].runs[0].model.name
+        return [] if self.wanted == CHOICE else curves(model, setting.edit, self.panel.task)
 
     @property
     def metric(self) -> str:

@@ -17,8 +17,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
-from matplotlib.transforms import ScaledTranslation, Transform
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
 
 from analysis.collect import Setting
 from core.script import postponed
@@ -69,6 +69,9 @@ STYLE = {
 
 TRIVIAL: dict[str, Any] = dict(color=SOFT, lw=1.0, ls=(0, (4, 3)))
 """The best constant answer, or the unedited model: something to hold against."""
+COLLAPSED: dict[str, Any] = dict(
+    color=INK, marker="$\u2020$", ms=6.5, mew=0.3, ls="none", label="collapsed from here on"
+)
 
 Draw = Callable[[int], Figure]
 """Columns -> the figure."""
@@ -109,10 +112,17 @@ def curves(labels: Iterable[str]) -> dict[str, Curve]:
 @postponed()
 def render(draw: Draw) -> Picture:
     with mpl.rc_context(STYLE):
-        wide = draw(WIDE)
-        svg = _bytes(wide, "svg")
-        wide.set_layout_engine("none")  # it is laid out: the same for the other format
-        return Picture(svg, _bytes(wide, "png"), _bytes(draw(NARROW), "svg"), 110 * wide.get_figwidth())
+        wide, narrow = _laid_out(draw(WIDE)), _laid_out(draw(NARROW))
+        return Picture(_bytes(wide, "svg"), _bytes(wide, "png"), _bytes(narrow, "svg"), 110 * wide.get_figwidth())
+
+
+def _laid_out(figure: Figure) -> Figure:
+    """The same with its panels in their places for good: savefig would lay it out anew for each format."""
+    engine = figure.get_layout_engine()
+    assert engine is not None
+    engine.execute(figure)
+    figure.set_layout_engine(None)
+    return figure
 
 
 def _bytes(figure: Figure, kind: str) -> bytes:
@@ -122,10 +132,10 @@ def _bytes(figure: Figure, kind: str) -> bytes:
     return buffer.getvalue()
 
 
-def grid(panels: int, columns: int) -> tuple[Figure, list[Axes]]:
-    """So many panels in a figure of one width, at most `columns` in a row, the rows as even as can be."""
+def grid(panels: int, columns: int, most: int | None = None) -> tuple[Figure, list[Axes]]:
+    """Panels of a figure as wide as `columns`, at most `most` or `columns` in a row, the rows as even as can be."""
     scale = 1.0 if columns == WIDE else 0.8
-    down = -(-panels // columns)
+    down = -(-panels // (most or columns))
     across = -(-panels // down)
     height = PANEL[1] * min(1.4, (columns / across) ** 0.5)
     layout = ConstrainedLayoutEngine(w_pad=0.05, h_pad=0.06, hspace=0.04, wspace=0.04)
@@ -158,35 +168,18 @@ def legend(figure: Figure, handles: Sequence[Artist], title: str = "", side: str
     figure.set_figheight(figure.get_figheight() + drawn.get_window_extent().height / figure.dpi)
 
 
-def bar(ax: Axes, x: float, measure: Measure, **style: Any) -> None:
-    """A 95 % interval, if there is one."""
-    if not math.isnan(measure.low):
-        ax.plot([x, x], [measure.low, measure.high], lw=1.1, solid_capstyle="butt", clip_on=False, **style)
+def bars(ax: Axes, measures: Mapping[float, Measure], **style: Any) -> None:
+    """The 95 % intervals of one curve, by where they stand; of those that have one."""
+    known = {x: measure for x, measure in measures.items() if not math.isnan(measure.low)}
+    ends = [m.low for m in known.values()], [m.high for m in known.values()]
+    ax.vlines([*known], *ends, lw=1.1, capstyle="butt", clip_on=False, **style)
 
 
-def beside(ax: Axes, i: int, n: int) -> Transform:
-    """The data's coordinates, moved aside by up to 5 points: curves i of n do not hide each other's intervals."""
-    step = min(2.6, 10 / max(1, n - 1))
-    shift = (i - (n - 1) / 2) * step / 72
-    return ax.transData + ScaledTranslation(shift, 0, ax.figure.dpi_scale_trans)  # type: ignore[union-attr]
-
-
-def count_axis(ax: Axes, counts: Sequence[int]) -> None:
-    """Number of edits, from 0; logarithmic where the counts span more than a factor of 30."""
-    shown = sorted({count for count in counts if count}) or [1]
-    if shown[-1] > 30 * shown[0]:
-        ax.set_xscale("symlog", linthresh=shown[0])
-    scale = ax.xaxis.get_transform()
-    left, right = scale.transform([0, shown[-1]])
-    pad = 0.05 * (right - left)
-    ax.set_xlim(*scale.inverted().transform([left - pad, right + pad]))
-    ticks = [0, shown[-1]]
-    for count in reversed(shown[:-1]):
-        if all(abs(gap) > 2.6 * pad for gap in scale.transform([count]) - scale.transform(ticks)):
-            ticks.append(count)
-    ax.xaxis.set_major_locator(FixedLocator(sorted(ticks)))
-    ax.xaxis.set_minor_locator(NullLocator())
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+def dagger(ax: Axes, x: float, y: float) -> None:
+    """Mark where a model has collapsed, right above a point."""
+    place: dict[str, Any] = dict(xytext=(0, 2.5), textcoords="offset points", ha="center", annotation_clip=False)
+    halo = [withStroke(linewidth=1.6, foreground="white")]
+    ax.annotate("\u2020", (x, y), fontsize=9, color=INK, zorder=6, path_effects=halo, **place)
 
 
 def score_axis(ax: Axes, top: float) -> None:
