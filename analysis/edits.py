@@ -1,7 +1,7 @@
-"""What results say about the edits themselves: did they take, and how far have the weights moved?"""
+"""What results say about the edits themselves: did they take, how far have the weights moved, is the model broken?"""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 
 import numpy as np
@@ -69,6 +69,11 @@ def updates(run: Run) -> list[tuple[int, float]]:
         done += len(update["edits"])
         norms.append((done, math.hypot(*update["norms"].values())))
     return norms
+
+
+def collapse(runs: Iterable[Run]) -> tuple[int, str] | None:
+    """After how many edits the first of these runs to collapse has, and how that shows; None if none has."""
+    return min(((run.edits, run.result.collapsed) for run in runs if run.result.collapsed), default=None)
 
 
 def _record(run: Run) -> EditRecord:

@@ -1,6 +1,6 @@
 """All that is computed of one method before it is written about: tests by measure, harm at equal success, retention."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from analysis import harm, words
@@ -69,6 +69,12 @@ def _of(study: Study, group: Group) -> Findings:
     wanted = (HEADLINE, CHOICE, RELEASED, *LIKELIHOODS)
     families = {name: points for name in wanted if (points := family(study.panels, group, name))}
     rescued = {name: regularised(study.panels, group, name) for name in (HEADLINE, *LIKELIHOODS) if name in families}
-    drift = [replace(point, p_holm=None) for point in family(study.panels, group, DRIFT)]
+    drift = [replace(p, p_holm=None) for p in family(study.panels, group, DRIFT) if p.difference]
     balance = harm.balance(study, group)
     return Findings(study, group, labels, families, rescued, drift, balance, balance.at_most())
+
+
+def first_falls(points: Iterable[Point], setting: Setting) -> list[Point]:
+    """The scores that are significantly lower after the smallest number of edits of a setting at which any is."""
+    falls = [point for point in points if point.setting == setting and point.fall]
+    return [point for point in falls if point.edits == min(other.edits for other in falls)]

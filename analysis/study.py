@@ -61,6 +61,10 @@ class Panel:
     def run(self, setting: Setting, edits: int, repeat: str) -> Run:
         return next(run for run in self.runs[setting][edits] if run.repeat == repeat)
 
+    def up_to(self, setting: Setting, edits: int) -> Iterator[Run]:
+        """All runs of a setting after so many edits or fewer."""
+        return (run for n, runs in self.runs.get(setting, {}).items() if n <= edits for run in runs)
+
     def baseline(self, runs: Sequence[Run] = ()) -> Run | None:
         """The unedited run that belongs to these, by the folders they are in."""
         return nearest(runs[0], self.unedited) if runs else next(iter(self.unedited), None)
@@ -175,18 +179,6 @@ def regularised(panels: Sequence[Panel], group: Group, wanted: str) -> list[Poin
         both = [run for run in runs if run.repeat in before]
         points.append(_point(panel, setting, edits, [before[run.repeat] for run in both], both, wanted))
     return [point for point in _corrected(points) if point.difference]
-
-
-def first_falls(points: Iterable[Point], setting: Setting) -> list[Point]:
-    """The scores that are significantly lower after the smallest number of edits of a setting at which any is."""
-    falls = [point for point in points if point.setting == setting and point.fall]
-    return [point for point in falls if point.edits == min(other.edits for other in falls)]
-
-
-def collapse(runs: Iterable[Run]) -> tuple[int, str] | None:
-    """Since how many edits, and why, the first of these runs to collapse has; None if none is known to have."""
-    known = [(int(found["since"]), str(found["reason"])) for run in runs if (found := run.result.collapsed)]
-    return min(known, default=None)
 
 
 def _measured(panels: Sequence[Panel], group: Group) -> Iterator[tuple[Panel, Setting, int, list[Run]]]:

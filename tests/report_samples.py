@@ -192,7 +192,7 @@ def whole_study(root: Path, likely: bool = True) -> None:
         for rule, loss, hold, harm in RULES:
             for count in (5, 20):
                 edited = Edited(count, rule=rule, hold=hold - loss * count / 2)
-                gone = {"since": 20, "reason": "more than half of its completions degenerate"} if loss > 0.04 else None
+                gone = "more than half of its completions are empty" if loss > 0.04 else None
                 made(skill - loss * count, edited, harm * count * (1 + i / 8), collapsed=gone if count == 20 else None)
         for draw in (0, 1):
             edited = Edited(20, "MEMIT", "Batch-Sequential", None, 10, draw, begin=0)

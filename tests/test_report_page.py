@@ -452,8 +452,8 @@ def test_what_the_page_says(page: str) -> None:
         "Score minus that of the same edits with no regulariser, its 95 % interval",
         "The smallest number of edits after which a fall is shown, and the tasks that it is shown in.",
         "Harm of each regulariser minus that of editing less, in nats per token",
-        "The model has collapsed since 20 edits: more than half of its completions degenerate.",
-        "the model has collapsed: since 20 edits, more than half of its completions degenerate",
+        "The model has collapsed after 20 edits: more than half of its completions are empty (8 tasks).",
+        "the model has collapsed since 20 edits: more than half of its completions are empty",
         "Edits that hold after the last one, by when they were made",
         "0123456789ab",
     ):
@@ -649,7 +649,10 @@ def test_results_of_the_scripts(tmp_path: Path, tiny_folder: Path, monkeypatch: 
     monkeypatch.setattr(sys, "argv", ["test-task-after.py", *words, *common])
     scripts.test_task_after()
     page = made(tmp_path / "r", tmp_path / "report")
-    assert "After 2 ROME edits with no regulariser, NLI accuracy is not significantly different: " in page
+    assert "<li>After 2 ROME edits with no regulariser, " in page
+    assert "NLI accuracy is not significantly different: " in page
+    assert "How much the log p of the reference answer differs from the unedited model\u2019s" in page
+    assert "<h3 " in page and "Harm at equal success" in page
     assert "the edited weights have changed by " in page
 
 

@@ -15,16 +15,18 @@ from report_samples import Edited, make
 from analysis import words
 from analysis.collect import Setting, read_all
 from analysis.compare import SMALLEST, Difference
-from analysis.findings import Findings, findings
+from analysis.edits import collapse
+from analysis.findings import Findings, findings, first_falls
 from analysis.harm import HARMS
 from analysis.html import harms, quotes
+from analysis.html.section import overviews
 from analysis.html.summary import summary
 from analysis.plots import harm as plot_harm
 from analysis.plots import overview, retention, scores, style
 from analysis.plots.overview import Overview
 from analysis.plots.slots import Slots
 from analysis.retention import cohorts
-from analysis.study import HEADLINE, REFERENCE, Panel, Point, collapse, first_falls, studies
+from analysis.study import HEADLINE, REFERENCE, Panel, Point, studies
 from core.types import Measure
 
 NB = words.NO_BREAK
@@ -165,16 +167,16 @@ def test_what_p_is_corrected_for(tmp_path: Path) -> None:
 def test_a_collapse_is_told(tmp_path: Path) -> None:
     """Since the first number of edits of any task; by the results' own word."""
     unedited(tmp_path)
-    gone = {"since": 10, "reason": "its logits are not finite"}
+    gone = "its logits are NaN or infinite"
     make(tmp_path, "NLI", 0.1, Edited(10), harm=0.2, collapsed=gone)
     make(tmp_path, "NLI", 0.1, Edited(20), harm=0.4, collapsed=gone)
     make(tmp_path, "dialogue", 0.1, Edited(20), harm=0.4)
     _, broke, _ = said(tmp_path)
-    assert "The model has collapsed since 10 edits: its logits are not finite." in broke
+    assert "The model has collapsed after 10 edits: its logits are NaN or infinite (NLI)." in broke
     (mine,) = found(tmp_path)
     (setting,) = mine.names
     finding = quotes.finding(mine.study, mine.families[HEADLINE], setting, "no regulariser")
-    assert ", the model has collapsed: since 10 edits, its logits are not finite. " in finding
+    assert ", the model has collapsed since 10 edits: its logits are NaN or infinite. " in finding
     (row,) = harms.first_harm([mine]).rows
     assert row[0].small == ("collapsed after 10 edits",)
     looks = {setting: style.curves(["x"])["x"]}
@@ -313,6 +315,22 @@ def test_changes_of_one_method_share_their_scale_and_large_ones_are_logarithmic(
     assert first.get_ylim() == second.get_ylim() != third.get_ylim() == fourth.get_ylim()
     assert [ax.get_yscale() for ax in (first, third)] == ["linear", "symlog"]
     assert fourth.get_ylim()[0] < -8 and [ax.get_ylabel() for ax in (first, third)] == ["ROME", "KN"]
+
+
+def test_methods_without_measures_have_an_overview_of_their_own(tmp_path: Path) -> None:
+    """Older results of one method beside new ones of another; and new ones whose unedited result is an older one."""
+    unedited(tmp_path)
+    runs(tmp_path, None, 0.05, 0.9)
+    for task in TASKS:
+        make(tmp_path, task, 0.4, Edited(5))
+    shown = overviews(found(tmp_path))
+    assert {wanted: (list(part.rows), part.change) for wanted, part in shown.items()} == {
+        REFERENCE: (["MEMIT\n10 per update"], "change of log p of the reference (nats per token)"),
+        HEADLINE: (["ROME\nInstance-Sequential"], ""),
+    }
+    unedited(tmp_path, likely=False)
+    methods = found(tmp_path)
+    assert list(overviews(methods)) == [HEADLINE] and not any(f.drift or f.balance.spots for f in methods)
 
 
 def test_a_task_without_a_measure_is_an_empty_place() -> None:

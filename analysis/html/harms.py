@@ -6,11 +6,12 @@ import numpy as np
 
 from analysis import compare, words
 from analysis.collect import Setting
-from analysis.findings import Findings
+from analysis.edits import collapse
+from analysis.findings import Findings, first_falls
 from analysis.harm import HARMS, Equal, Spot, rule_of
 from analysis.html.tables import UNKNOWN, Cell, Names, Table, cell, head_cell
 from analysis.retention import Cohort
-from analysis.study import CHOICE, HEADLINE, PROBABILITY, REFERENCE, TEXT, Point, collapse, first_falls
+from analysis.study import CHOICE, HEADLINE, PROBABILITY, REFERENCE, TEXT, Point
 from core.types import Measure
 
 FIRST = {
@@ -136,7 +137,9 @@ def spots(f: Findings) -> Table:
     for (edits, setting), known in sorted(by_place.items(), key=lambda item: (item[0][0], order.index(item[0][1]))):
         held = next(iter(known.values())).held
         harms = [cell(harm_of(known[m])) if m in known else UNKNOWN for m in f.balance.spots]
-        rows.append([head_cell(f.names[setting], edits), cell(_measure(held)), *harms])
+        facts = _measure(held)
+        first = Cell(words.number(facts.value, 1), (words.bounds(facts, 1),))
+        rows.append([head_cell(f.names[setting], edits), first, *harms])
     head = ["", "facts that hold", *(words.HARMS[measure] for measure in f.balance.spots)]
     return Table("Facts that hold, and harm in nats per token (mean over tasks), with 95 % intervals.", head, rows)
 

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from analysis import compare, edits, words
 from analysis.collect import Run, Setting
 from analysis.compare import LEVEL, Difference
+from analysis.findings import first_falls
 from analysis.retention import Cohort
-from analysis.study import Point, Study, collapse, first_falls
+from analysis.study import Point, Study
 from analysis.tradeoff import Trade, frontier
 
 Names = Mapping[Setting, str]
@@ -60,8 +61,8 @@ def _collapse(study: Study, setting: Setting, count: int) -> str:
     """
     panels = {panel: runs for panel in study.panels if (runs := panel.runs.get(setting, {}).get(count))}
     edited = [run for runs in panels.values() for run in runs]
-    if found := collapse(edited):
-        return f"the model has collapsed: since {words.counted(found[0], 'edit')}, {found[1]}"
+    if found := edits.collapse(run for panel in study.panels for run in panel.up_to(setting, count)):
+        return f"the model has collapsed since {words.counted(found[0], 'edit')}: {found[1]}"
     before = [base for panel, runs in panels.items() if (base := panel.baseline(runs))]
     if _degenerate_share(edited) < _degenerate_share(before) + COLLAPSE:
         return ""

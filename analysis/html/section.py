@@ -74,20 +74,29 @@ def section(page: Page, study: Study) -> None:
 
 
 def overview(page: Page, study: Study, found: Sequence[Findings], looks: Looks) -> None:
-    """The figure of all tasks: by likelihood if it was measured, else by headline score."""
-    wanted = next((name for name in CHANGES if any(name in f.likelihoods for f in found)), HEADLINE)
-    change = wanted != HEADLINE
-    rows = {_row(f): f.families[wanted] for f in found if wanted in (f.likelihoods if change else f.families)}
-    shown = Overview(rows, _axis(wanted) if change else "")
-    what = f"How much the {CHANGES[wanted]} differs from the unedited model's" if change else "Headline scores"
-    title = f"{what}, by number of edits; bands are 95 % intervals."
-    page.figure(f"{study.model.name} {study.kind} overview", partial(plot_overview.draw, shown, looks), title)
+    """The figure of all tasks, and after how many edits harm is shown."""
+    for wanted, shown in overviews(found).items():
+        likely = f"How much the {CHANGES[wanted]} differs from the unedited model's" if wanted in CHANGES else ""
+        title = f"{likely or 'Headline scores'}, by number of edits; bands are 95 % intervals."
+        page.figure(f"{study.model.name} {study.kind} overview", partial(plot_overview.draw, shown, looks), title)
     table = harms.first_harm(found)
     page.add(table if len(table.rows) <= FEW else Folded("First harm shown", [table]))
 
 
+def overviews(found: Sequence[Findings]) -> dict[str, Overview]:
+    """What is drawn of each method: a likelihood where it was measured, else (older results) the headline scores."""
+    likely = next((name for name in CHANGES if any(name in f.likelihoods for f in found)), HEADLINE)
+    rows: dict[str, dict[str, Sequence[Point]]] = {likely: {}, HEADLINE: {}}
+    for f in found:
+        wanted = likely if likely in f.likelihoods else HEADLINE
+        rows[wanted][_row(f)] = f.families[wanted]
+    return {wanted: Overview(mine, _axis(wanted)) for wanted, mine in rows.items() if mine}
+
+
 def _axis(wanted: str) -> str:
-    return f"change of {words.metric(wanted)}" + (f" ({words.NATS})" if words.unit(wanted) else "")
+    """What the changes are of; "" for scores."""
+    unit = f" ({words.NATS})" if words.unit(wanted) else ""
+    return "" if wanted == HEADLINE else f"change of {words.metric(wanted)}{unit}"
 
 
 def _row(f: Findings) -> str:

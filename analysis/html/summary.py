@@ -5,12 +5,12 @@ from dataclasses import replace
 
 from analysis import edits, words
 from analysis.collect import Setting
-from analysis.findings import Findings
+from analysis.findings import Findings, first_falls
 from analysis.harm import HARMS, Equal
 from analysis.html import quotes
 from analysis.html.blocks import Quotes
 from analysis.html.harms import rule_names
-from analysis.study import HEADLINE, REFERENCE, Point, Study, collapse, first_falls
+from analysis.study import HEADLINE, REFERENCE, Point, Study
 
 LESS = "editing less"
 """What regularisers are compared with: no regulariser after fewer edits, and `scale`."""
@@ -82,14 +82,16 @@ def _headline(points: Sequence[Point], last: int) -> str:
     if not points:
         return f"no headline score is shown to fall up to {words.counted(last, 'edit')}"
     scores = words.some([quotes.score(point) for point in points], "score")
-    return f"by headline score, the first falls are shown after {words.counted(points[0].edits, 'edit')} ({scores})"
+    return f"the first headline falls are shown after {words.counted(points[0].edits, 'edit')}, in {scores}"
 
 
 def _collapsed(f: Findings, setting: Setting) -> Iterator[str]:
-    points = [point for points in f.families.values() for point in points if point.setting == setting]
-    found = collapse(run for point in points for run in point.runs)
+    runs = [run for panel in f.study.panels for run in panel.up_to(setting, max(f.study.counts(setting)))]
+    found = edits.collapse(runs)
     if found:
-        yield f"The model has collapsed since {words.counted(found[0], 'edit')}: {found[1]}."
+        tasks = dict.fromkeys(run.result.task for run in runs if run.edits == found[0] and run.result.collapsed)
+        where = words.some(list(tasks), "task")
+        yield f"The model has collapsed after {words.counted(found[0], 'edit')}: {found[1]} ({where})."
 
 
 def _held(f: Findings, setting: Setting, last: int) -> Iterator[str]:

@@ -13,9 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
+from analysis.edits import collapse
 from analysis.plots.slots import Slots
 from analysis.plots.style import COLLAPSED, INK, SOFT, WIDE, Curve, Looks, dagger, grid, legend, score_axis
-from analysis.study import Panel, Point, collapse
+from analysis.study import Panel, Point
 from core.types import Measure
 
 FALL: dict[str, Any] = dict(marker="v", color=INK, ls="none", label="significant fall")
@@ -61,7 +62,7 @@ def draw(shown: Overview, looks: Looks, columns: int) -> Figure:
             ax, mine = axes[row * len(panels) + place], [point for point in points if point.panel is panel]
             if not row or not matrix:
                 several = len(shown.rows) > 1
-                title = f"{' '.join(name.split())}: {panel.title}" if several and not matrix else panel.title
+                title = f"{' '.join(name.split())}\n{panel.title}" if several and not matrix else panel.title
                 ax.set_title(title, fontsize=SMALL if several else None)
             if not mine and (place or not matrix):
                 ax.set_axis_off()

@@ -10,6 +10,7 @@ from matplotlib.lines import Line2D
 
 from analysis import words
 from analysis.collect import Run, Setting
+from analysis.edits import collapse
 from analysis.plots.slots import Slots
 from analysis.plots.style import (
     COLLAPSED,
@@ -26,7 +27,7 @@ from analysis.plots.style import (
     legend,
     score_axis,
 )
-from analysis.study import CHOICE, RELEASED, Group, Panel, Point, Study, collapse, metric_of
+from analysis.study import CHOICE, RELEASED, Group, Panel, Point, Study, metric_of
 from core.published import curves
 from core.types import Measure
 

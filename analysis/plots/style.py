@@ -118,10 +118,9 @@ def render(draw: Draw) -> Picture:
 
 def _laid_out(figure: Figure) -> Figure:
     """The same with its panels in their places for good: savefig would lay it out anew for each format."""
-    engine = figure.get_layout_engine()
-    assert engine is not None
-    engine.execute(figure)
-    figure.set_layout_engine(None)
+    if engine := figure.get_layout_engine():
+        engine.execute(figure)
+        figure.set_layout_engine(None)
     return figure
 
 
