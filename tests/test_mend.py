@@ -25,10 +25,11 @@ from edit_sets.zsre import EDIT_SET
 from editors import mend
 from editors.mend import MEND
 from editors.mend import archive as archive
-from editors.mend.factors import edited, gradient_factors, reads_of, shapes_of
+from editors.mend.factors import edited, gradient_factors, reads_of, shapes_of, shares
 from editors.mend.network import Factors, Network, Statistics, seeded
 from editors.mend.outcome import outcome
 from editors.mend.settings import BEST, MENDSettings
+from experiment.plan import written
 
 CASE = GOLDEN / "mend-gpt2"
 Check = Callable[[LM], Callable[[], None]]
@@ -71,8 +72,10 @@ def relative(found: Tensor, wanted: Tensor) -> float:
 
 
 def batch_factors(lm: LM, reads: Reads, names: list[str]) -> tuple[Tensor, dict[str, Factors]]:
+    share = shares(reads, torch.zeros(len(reads.tokens.ids), dtype=torch.long), MENDSettings.batch_loss)
+
     def loss() -> Tensor:
-        return -reads.wanted(reads.logp(lm, final_states(lm, reads.tokens))).mean()
+        return -(share * reads.wanted(reads.logp(lm, final_states(lm, reads.tokens)))).sum()
 
     return gradient_factors(lm, names, loss, torch.arange(len(reads.tokens.ids)))
 
@@ -189,7 +192,10 @@ def test_edited_is_the_model_with_the_update_added(lm: LM, edits: list[Edit]) ->
         torch.testing.assert_close(found[row][kept], alone[0][kept], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("more", [{}, {"shared": False, "norm": False}, {"train_base": True, "combine": False}])
+@pytest.mark.parametrize(
+    "more",
+    [{}, {"shared": False, "norm": False}, {"train_base": True, "combine": False}, {"batch_loss": "sum"}],
+)
 def test_outcome_equals_the_naive_twin(more: dict[str, object], lm: LM, edits: list[Edit]) -> None:
     """Loss of three updates, one of them of two edits and one without an unrelated question; and its gradient."""
     hp = settings(lm, edit_lr=0.02, **more)
@@ -260,6 +266,31 @@ def test_a_large_batch_is_read_in_parts(
         assert relative(parts[name], delta) < 1e-4
 
 
+@pytest.mark.parametrize(("room", "norm"), [(2048, False), (50, True)])
+def test_the_sum_makes_of_a_batch_what_its_edits_make_alone(
+    room: int, norm: bool, lm: LM, edits: list[Edit], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a network that is not linear and targets of unlike length; read at once, and in parts.
+
+    The loss is the sum of each edit's own mean. The mean makes other updates of the same batch, of one edit the same.
+    """
+    monkeypatch.setitem(mend.BATCH_TOKENS, "cpu", room)
+    longer = [dataclasses.replace(edits[0], target="basketball and tennis"), *edits[1:]]
+    hp = settings(lm, archive_dir=str(tmp_path), batch_loss="sum", norm=norm)
+    archived(lm, hp, network(lm, hp))
+    summing, meaning = MEND(lm, hp), MEND(lm, dataclasses.replace(hp, batch_loss="mean"))
+    batch, notes = summing.deltas(longer)
+    alone = [summing.deltas([edit]) for edit in longer]
+    assert len({one["target_tokens"] for _, one in alone}) > 1
+    assert notes["edit_loss_before"] == pytest.approx(sum(one["edit_loss_before"] for _, one in alone), rel=1e-5)
+    assert notes["edit_loss_before"] == pytest.approx(float(naive.edit_loss(lm, longer, {}, "sum")), rel=1e-5)
+    mean, single = meaning.deltas(longer)[0], meaning.deltas(longer[:1])[0]
+    for name, delta in batch.items():
+        assert relative(delta, sum((deltas[name] for deltas, _ in alone), torch.zeros(()))) < 1e-4
+        assert relative(mean[name], delta) > 1e-3
+        assert torch.equal(single[name], alone[0][0][name])
+
+
 def test_edits_in_sequence_and_in_bfloat16(edits: list[Edit], tmp_path: Path) -> None:
     lm = tiny("llama")
     hp = settings(lm, archive_dir=str(tmp_path))
@@ -299,6 +330,32 @@ def test_refusals(tmp_path: Path) -> None:
     assert "trained with rank: 8, the settings say 4" in refusal(lm, dataclasses.replace(hp, rank=4))
     fewer = dataclasses.replace(hp, inner_params=hp.inner_params[:2])
     assert "trained with inner_params" in refusal(lm, fewer)
+
+
+def test_the_batch_loss_of_an_archive(tmp_path: Path) -> None:
+    """It must be that of the training, unless this knew single edits only; older archives knew the mean only."""
+    lm = tiny("gpt2")
+    hp = settings(lm, archive_dir=str(tmp_path))
+    summing = dataclasses.replace(hp, batch_loss="sum")
+    archived(lm, hp, network(lm, hp))
+    assert MEND(lm, hp) and MEND(lm, summing)
+    for more in ({"batch_size": 2}, {"batch_sizes": (1, 2)}):
+        made = dataclasses.replace(summing, **more)  # type: ignore[arg-type]
+        path = archived(lm, made, network(lm, made))
+        assert MEND(lm, summing)
+        assert "trained with batch_loss: 'sum', the settings say 'mean'" in refusal(lm, hp)
+    tensors, head = archive.load(path)
+    older = {key: value for key, value in head["settings"].items() if key not in MENDSettings.added()}
+    archive.save(path, tensors, {**head, "settings": {**older, "batch_size": 2}})
+    assert MEND(lm, hp)
+    assert "trained with batch_loss: 'mean', the settings say 'sum'" in refusal(lm, summing)
+
+
+def test_results_of_before_these_settings_stay_equal(lm: LM) -> None:
+    """At their defaults, which are the released way, results do not name them."""
+    hp = settings(lm)
+    assert not MENDSettings.added().keys() & written(hp).keys() and written(hp)["batch_size"] == 1
+    assert written(dataclasses.replace(hp, batch_loss="sum")) == {**written(hp), "batch_loss": "sum"}
 
 
 @pytest.mark.parametrize(
@@ -359,6 +416,9 @@ def test_inner_parameters_are_linear_weights_of_a_block(name: str) -> None:
         ("early_stop_key: loss", "early_stop_key: expected one of"),
         ("rank: 0", "rank: expected 1 or more"),
         ("max_iters: 0", "max_iters: expected 1 or more"),
+        ("batch_loss: max", "batch_loss: expected one of mean, sum"),
+        ("batch_sizes: [1, 0]", "batch_sizes: expected numbers from 1 on"),
+        ("{batch_size: 2, batch_sizes: [1, 2]}", "in place of a batch_size"),
         ("combined: true", "unknown key 'combined': did you mean 'combine'"),
     ],
 )
@@ -375,9 +435,11 @@ def test_shipped_settings(file: Path) -> None:
     hp = hparams.load(MENDSettings, file)
     training = hparams.load(MENDSettings, ROOT / "hparams/TRAINING/MEND" / file.name)
     assert hp.network() == training.network() and hp.inner_params == training.inner_params
+    assert hp.batch_loss == training.batch_loss
     if file.stem != "smollm2-135m":
         assert (hp.rank, training.lr, training.edit_lr) == (1920, 1e-6, 1e-4)
         assert training.max_iters == (20000 if file.stem == "qwen2.5-7b" else 100000)
+        assert (training.batch_loss, training.batch_size, training.batch_sizes) == ("mean", 1, ())
     elif EMBEDDED.is_dir():
         assert json.loads((EMBEDDED / "config.json").read_text())["num_hidden_layers"] == 30
 

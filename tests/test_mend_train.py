@@ -18,9 +18,9 @@ from core.lm.model import LM
 from core.lm.weights import add_, preserved
 from core.types import Edit
 from edit_sets.zsre import EDIT_SET
-from editors.mend import MEND
+from editors.mend import MEND, order
 from editors.mend import training as train
-from editors.mend.archive import LAST
+from editors.mend.archive import LAST, load, save
 from editors.mend.log import CURVES, METRICS
 from editors.mend.settings import BEST, MENDSettings
 from editors.mend.training import Records, Training
@@ -191,12 +191,50 @@ def test_every_epoch_sees_every_record(records: Records, tmp_path: Path) -> None
     for _ in range(2):  # 2 steps x 5 updates x 3 edits = 30 records
         seen = []
         for _ in range(2):
-            updates = list(training._updates())
+            updates = training._updates()
             assert [len(update) for update in updates] == [3] * 5
             seen += [edit.index for update in updates for edit in update]
             training.progress.iteration += 5
         epochs.append(seen)
     assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(30)) and epochs[0] != epochs[1]
+
+
+def test_updates_of_several_sizes(records: Records, tmp_path: Path) -> None:
+    """Each run of three updates has the three sizes, in more than one order; an epoch leaves no record out."""
+    hp = settings(tiny("gpt2"), batch_sizes=(1, 2, 5), accumulate_bs=3)
+    drawn = [order.drawn(update, records.train, hp) for update in range(90)]
+    sizes = [tuple(map(len, drawn[start : start + 3])) for start in range(0, 90, 3)]
+    assert {tuple(sorted(turn)) for turn in sizes} == {(1, 2, 5)} and len(set(sizes)) > 3
+    seen = [edit.index for update in drawn for edit in update]
+    epochs = [seen[start : start + 30] for start in range(0, 240, 30)]
+    assert all(sorted(epoch) == list(range(30)) for epoch in epochs) and epochs[0] != epochs[1]
+    other = dataclasses.replace(hp, seed=1)
+    assert [order.places(update, other) for update in range(9)] != [order.places(update, hp) for update in range(9)]
+    training = Training(tiny("gpt2"), hp, records, tmp_path)
+    training.progress.iteration = 6
+    assert training._updates() == drawn[6:9]
+
+
+def test_updates_of_several_sizes_are_resumed(records: Records, tmp_path: Path) -> None:
+    """Stopped in the middle of a run of sizes: bit for bit the training that was not."""
+    lm = tiny("gpt2")
+    hp = settings(lm, batch_sizes=(1, 2, 3), batch_loss="sum", max_iters=16)
+    Training(lm, hp, records, tmp_path / "whole").run()
+    Training(lm, dataclasses.replace(hp, max_iters=8), records, tmp_path / "stopped").run()
+    again = Training(lm, hp, records, tmp_path / "stopped")
+    again.resume()
+    again.run()
+    same(tmp_path / "stopped", tmp_path / "whole")
+
+
+def test_a_training_of_before_these_settings_goes_on(uninterrupted: Path, records: Records, tmp_path: Path) -> None:
+    lm = tiny("gpt2")
+    tensors, head = load(uninterrupted / LAST)
+    older = {key: value for key, value in head["settings"].items() if key not in MENDSettings.added()}
+    save(tmp_path / LAST, tensors, {**head, "settings": older})
+    Training(lm, settings(lm), records, tmp_path).resume()
+    with pytest.raises(UserError, match=r"made with batch_sizes \[\], now \[1, 2\]"):
+        Training(lm, settings(lm, batch_sizes=(1, 2)), records, tmp_path).resume()
 
 
 def run_script(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:

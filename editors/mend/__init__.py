@@ -1,17 +1,23 @@
 """MEND: a trained network that turns the gradient of an edit's loss into the edit.
 
-Mitchell et al., *Fast Model Editing at Scale* (ICLR 2022). The loss of a batch of edits is the mean negative
-log-likelihood of their target tokens after their prompts. Its gradient with respect to each inner parameter W (d_out,
-d_in) is sum_r g_r x_r^T over the batch's tokens; the network maps every pair (x_r, g_r) to (x'_r, g'_r), and
+Mitchell et al., *Fast Model Editing at Scale* (ICLR 2022). The loss of a batch of edits E, with the target tokens t of
+each after its prompt, is by the setting `batch_loss`
+
+    mean    L = - sum_{e in E} sum_{t in e} log p(t) / sum_{e in E} |e|     as the released code has it
+    sum     L = - sum_{e in E} ( sum_{t in e} log p(t) / |e| )              section 5.3: made separately, then summed
+
+which are one for a single edit. Its gradient with respect to each inner parameter W (d_out, d_in) is sum_r g_r x_r^T
+over the batch's tokens; the network maps every pair (x_r, g_r) to (x'_r, g'_r), and
 
     W' = W + lr_scale * edit_lr_m * sum_r g'_r x'_r^T
 
-The network is editors/mend/network.py, its training editors/mend/training.py.
+With the mean, the gradients of k edits are about k times smaller than each has alone, which only suits a network that
+was trained on k edits at a time. The network is editors/mend/network.py, its training editors/mend/training.py.
 
 Differs from the released code: the normalisation statistics of training are used when editing (there they are thrown
 away and estimated from the batch itself, which makes an edit depend on its neighbours); edit rates belong to weights
 by name (there their order differs between training and editing); pads are in no loss. A batch too large for one pass
-is read in several, each with its share of the one mean: the same gradient.
+is read in several, each with its share of the one loss: the same gradient.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from core import folders
 from core.errors import UserError
@@ -30,7 +37,7 @@ from core.lm.weights import at_hand
 from core.messages import short
 from core.types import Deltas, Edit, Editor, Notes
 from editors.mend import archive as archive
-from editors.mend.factors import gradient_factors, reads_of, shapes_of
+from editors.mend.factors import gradient_factors, reads_of, shapes_of, shares
 from editors.mend.network import Network, Statistics, seeded
 from editors.mend.settings import BEST, MENDSettings
 
@@ -75,23 +82,24 @@ class MEND(Editor):
         """The update for one batch of edits: {weight name: change}, float32. The model is the same before and after."""
         lm = self.lm
         sums: Deltas = {}
-        loss, tokens = 0.0, sum(len(part.row) for part in self._parts(edits))
-        for part in self._parts(edits):
-            value, updates = self._update(part, tokens)
+        loss, tokens = 0.0, 0
+        for part, share in self._parts(edits):
+            value, updates = self._update(part, share)
             loss += value
+            tokens += len(share)
             for name, delta in updates.items():
                 sums[name] = sums[name] + delta if name in sums else delta
         rates = dict(zip(self.net.shapes, self.net.edit_lrs.tolist(), strict=True))
         deltas = {n: orient(lm.module(n.removesuffix(".weight")), delta).contiguous() for n, delta in sums.items()}
         return deltas, {"edit_loss_before": loss, "target_tokens": tokens, "edit_lrs": rates}
 
-    def _update(self, part: Reads, tokens: int) -> tuple[float, Deltas]:
-        """A part's share of the batch's loss and of its updates, (d_out, d_in) each; `tokens` are the whole batch's."""
+    def _update(self, part: Reads, share: Tensor) -> tuple[float, Deltas]:
+        """A part's share of the batch's loss and of its updates, (d_out, d_in) each; `share` (N,) is its tokens'."""
         lm, names = self.lm, list(self.net.shapes)
 
-        def loss() -> torch.Tensor:
+        def loss() -> Tensor:
             logp = part.logp(lm, final_states(lm, part.tokens))
-            return -part.wanted(logp).sum() / tokens
+            return -(share * part.wanted(logp)).sum()
 
         owner = torch.zeros(len(part.tokens.ids), dtype=torch.long, device=lm.device)
         value, gradients = gradient_factors(lm, names, loss, owner)
@@ -99,12 +107,13 @@ class MEND(Editor):
             updates = {name: self.hp.lr_scale * f.product() for name, f in self.net(gradients).items()}
         return float(value), updates
 
-    def _parts(self, edits: Sequence[Edit]) -> Iterator[Reads]:
-        """The edits as rows, as many at a time as fit the token budget."""
+    def _parts(self, edits: Sequence[Edit]) -> Iterator[tuple[Reads, Tensor]]:
+        """The edits as rows, as many at a time as fit the token budget, and the weight of each token in the loss."""
         budget = BATCH_TOKENS.get(self.lm.device.type, BATCH_TOKENS["cuda"])
         reads = reads_of(self.lm, [(edit.prompt, edit.target) for edit in edits])
+        share = shares(reads, torch.zeros(len(edits), dtype=torch.long, device=self.lm.device), self.hp.batch_loss)
         for rows in torch.arange(len(edits)).split(max(1, budget // reads.tokens.ids.shape[1])):
-            yield reads.rows(rows)
+            yield reads.rows(rows), share[(rows[0] <= reads.row) & (reads.row <= rows[-1])]
 
 
 def opened(path: Path, lm: LM, hp: MENDSettings) -> Network:
@@ -114,9 +123,12 @@ def opened(path: Path, lm: LM, hp: MENDSettings) -> Network:
     """
     tensors, head = archive.load(path)
     archive.check(path, head, lm)
-    mine = {**hp.network(), "inner_params": sorted(hp.inner_params)}
+    mine = {**hp.network(), "batch_loss": hp.batch_loss, "inner_params": sorted(hp.inner_params)}
     try:
-        trained = {key: head["settings"][key] for key in mine}
+        made = head["settings"]
+        if made["batch_size"] == 1 and not made["batch_sizes"]:
+            del mine["batch_loss"]  # trained on single edits, for which both are one
+        trained = {key: made[key] for key in mine}
         trained["inner_params"] = sorted(trained["inner_params"])
         shapes = {name: (d_in, d_out) for name, (d_in, d_out) in head["shapes"].items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -66,6 +66,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], Header]:
             raise TypeError("an entry of the header is of another type")
         if not all(tensor.isfinite().all() for tensor in tensors.values()):
             raise ValueError("a tensor holds NaN or infinity")
+        head["settings"] = {**plain(MENDSettings.added()), **head["settings"]}
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError, MemoryError) as error:
         raise UserError(
             f"{path}: not a MEND archive, or a damaged one ({type(error).__name__}); train it again"

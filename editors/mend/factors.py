@@ -32,6 +32,17 @@ def reads_of(lm: LM, pairs: Sequence[tuple[str, str]]) -> Reads:
     return Reads.of(lm, [joined(*pair) for pair in zip(prompts, answers, strict=True)], answers)
 
 
+def shares(reads: Reads, update: Tensor, batch_loss: str) -> Tensor:
+    """The weight (N,) that each target token's -log p has in the edit loss of its update; row r is of `update[r]`.
+
+    "mean": 1 / target tokens of the update, so the loss is the mean over its tokens (the released code). "sum": 1 /
+    target tokens of the edit, so the loss is the sum of its edits' own means and, as the network maps token by token,
+    the update the sum of those that each edit would get alone (Mitchell et al., section 5.3).
+    """
+    owner = update[reads.row] if batch_loss == "mean" else reads.row
+    return 1 / owner.bincount()[owner]
+
+
 def gradient_factors(
     lm: LM, names: Sequence[str], loss: Callable[[], Tensor], owner: Tensor
 ) -> tuple[Tensor, dict[str, Factors]]:

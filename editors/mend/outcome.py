@@ -14,7 +14,7 @@ from core.lm.forward import resume
 from core.lm.model import LM
 from core.lm.reads import Reads
 from core.types import Edit
-from editors.mend.factors import edited, gradient_factors, layer_of, mean_by, reads_of
+from editors.mend.factors import edited, gradient_factors, layer_of, mean_by, reads_of, shares
 from editors.mend.network import Network
 from editors.mend.settings import MENDSettings
 
@@ -39,10 +39,11 @@ def outcome(lm: LM, net: Network, updates: Sequence[Sequence[Edit]], hp: MENDSet
     point, before = points[lowest], seen[lm.paths.final_norm].output
     rows = torch.arange(end, device=lm.device)
     prompts, rephrased, unrelated = reads.rows(rows[:m]), reads.rows(rows[m : 2 * m]), reads.rows(rows[2 * m :])
+    share = shares(prompts, of, hp.batch_loss)
 
     def edit_loss() -> Tensor:  # summed over updates, so that each has the gradient it has alone
         logp = prompts.logp(lm, point.rows(rows[:m]).run())
-        return mean_by(of[prompts.row], -prompts.wanted(logp), n).sum()
+        return -(share * prompts.wanted(logp)).sum()
 
     _, gradients = gradient_factors(lm, list(net.shapes), edit_loss, of)
     with edited(lm, net(gradients), owner[m:]):

@@ -4,7 +4,7 @@ The released files of both kinds have almost the same keys, so each loads here. 
 network's shape and `lr_scale`; the keys of training in its file say how the archive is to be made and play no part.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,11 +33,16 @@ _REFUSED: dict[str, tuple[Any, str]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class MENDSettings:
-    """Names as in the released files; defaults are their values."""
+    """Names as in the released files; defaults are their values. Two settings are ours.
+
+    `batch_loss`: the loss of several edits in one update, see editors/mend/__init__.py. `batch_sizes`: training updates
+    of several sizes instead of `batch_size` edits each, see editors/mend/order.py.
+    """
 
     inner_params: tuple[Weight, ...]
     archive_dir: str = "result/models/MEND"
     lr_scale: float = 1.0
+    batch_loss: Literal["mean", "sum"] = field(default="mean", metadata={"added": True})
 
     shared: bool = True
     norm: bool = True
@@ -65,6 +70,7 @@ class MENDSettings:
     no_grad_layers: tuple[int, ...] | None = None
     seed: int = 42
     batch_size: int = 1
+    batch_sizes: tuple[int, ...] = field(default=(), metadata={"added": True})
     accumulate_bs: int = 10
     max_iters: int = 100000
     val_batch_size: int = 5
@@ -98,6 +104,8 @@ class MENDSettings:
                 raise ValueError(f"{key}: expected 1 or more, found {getattr(self, key)}")
         if not (self.lr > 0 and self.lr_lr >= 0 and self.grad_clip > 0):
             raise ValueError("lr and grad_clip: expected more than 0; lr_lr: 0 or more")
+        if any(size < 1 for size in self.batch_sizes) or (self.batch_sizes and self.batch_size != 1):
+            raise ValueError("batch_sizes: expected numbers from 1 on, in place of a batch_size")
 
     def _check_network(self) -> None:
         variants = [key for key in ("one_sided", "x_only", "delta_only") if getattr(self, key)]
@@ -118,3 +126,8 @@ class MENDSettings:
     def archive(self, model: str) -> Path:
         """The folder of a model's trained network."""
         return of_project(self.archive_dir) / model
+
+    @classmethod
+    def added(cls) -> dict[str, Any]:
+        """The settings that older archives do not name, with what those were made with."""
+        return {f.name: f.default for f in fields(cls) if f.metadata.get("added")}

@@ -17,7 +17,6 @@ best one, from which a run that was stopped goes on as if it had not been.
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,7 @@ from editors.mend import archive as archive
 from editors.mend.factors import shapes_of
 from editors.mend.log import Log
 from editors.mend.network import seeded
+from editors.mend.order import drawn
 from editors.mend.outcome import outcome
 from editors.mend.settings import BEST, MENDSettings
 
@@ -101,7 +101,7 @@ class Training:
         hp, progress, steps = self.hp, self.progress, self.hp.accumulate_bs
         bar = tqdm(total=hp.max_iters, initial=progress.iteration, unit="update", desc="training", disable=hp.silent)
         while not self._finished():
-            self.log.add(self._step(list(self._updates())))
+            self.log.add(self._step(self._updates()))
             progress.iteration += steps
             bar.update(steps)
             if hp.verbose:
@@ -177,13 +177,11 @@ class Training:
         now = self.progress.iteration
         return now // interval > (now - self.hp.accumulate_bs) // interval
 
-    def _updates(self) -> Iterator[list[Edit]]:
-        """The edits of the next step's updates; every epoch is a permutation of its own, known from the seed."""
-        hp, records = self.hp, self.records.train
-        for update in range(self.progress.iteration, self.progress.iteration + hp.accumulate_bs):
-            places = range(update * hp.batch_size, (update + 1) * hp.batch_size)
-            orders = [(_permutation(len(records), hp.seed + k // len(records)), k % len(records)) for k in places]
-            yield [records[order[place]] for order, place in orders]
+    def _updates(self) -> list[list[Edit]]:
+        """The edits of the next step's updates."""
+        start = self.progress.iteration
+        updates = range(start, start + self.hp.accumulate_bs)
+        return [drawn(update, self.records.train, self.hp) for update in updates]
 
     def _step(self, updates: list[list[Edit]]) -> dict[str, float]:
         """One step of Adam; a step with a gradient that is not finite is left out and counted."""
@@ -239,12 +237,6 @@ class Training:
 
     def _save(self, name: str, tensors: dict[str, Tensor], **more: Any) -> None:
         archive.save(self.folder / name, tensors, {**self.header, "progress": asdict(self.progress), **more})
-
-
-@lru_cache(maxsize=2)
-def _permutation(n: int, seed: int) -> list[int]:
-    order: list[int] = torch.randperm(n, generator=torch.Generator().manual_seed(seed)).tolist()
-    return order
 
 
 def _text(metrics: dict[str, float], n: int = 1) -> str:

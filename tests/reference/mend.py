@@ -24,12 +24,14 @@ def read(lm: LM, prompt: str, answer: str, weights: dict[str, Tensor]) -> tuple[
     return logits[-len(target) - 1 : -1].float().log_softmax(-1), torch.tensor(target, device=lm.device)
 
 
-def edit_loss(lm: LM, edits: Sequence[Edit], weights: dict[str, Tensor]) -> Tensor:
-    """Mean negative log-likelihood of all target tokens."""
-    return torch.cat([-(r := read(lm, e.prompt, e.target, weights))[0][range(len(r[1])), r[1]] for e in edits]).mean()
+def edit_loss(lm: LM, edits: Sequence[Edit], weights: dict[str, Tensor], batch_loss: str = "mean") -> Tensor:
+    """Mean negative log-likelihood of all target tokens, or the sum over edits of that of each one's tokens."""
+    said = [read(lm, e.prompt, e.target, weights) for e in edits]
+    each = [-logp[range(len(t)), t] for logp, t in said]
+    return torch.cat(each).mean() if batch_loss == "mean" else torch.stack([nll.mean() for nll in each]).sum()
 
 
-def token_factors(lm: LM, edits: Sequence[Edit], names: Sequence[str]) -> dict[str, Factors]:
+def token_factors(lm: LM, edits: Sequence[Edit], names: Sequence[str], batch_loss: str) -> dict[str, Factors]:
     """x and g of every token of the edits with a gradient, from autograd's own graph."""
     weights = {n: lm.model.get_parameter(n).detach().clone().requires_grad_() for n in names}
     seen: dict[str, list[tuple[Tensor, Tensor]]] = {n: [] for n in names}
@@ -42,7 +44,7 @@ def token_factors(lm: LM, edits: Sequence[Edit], names: Sequence[str]) -> dict[s
 
         hooks.append(lm.module(name.removesuffix(".weight")).register_forward_hook(keep))
     with torch.enable_grad():
-        edit_loss(lm, edits, weights).backward()
+        edit_loss(lm, edits, weights, batch_loss).backward()
     for hook in hooks:
         hook.remove()
     out = {}
@@ -54,10 +56,10 @@ def token_factors(lm: LM, edits: Sequence[Edit], names: Sequence[str]) -> dict[s
     return out
 
 
-def update(lm: LM, net: Network, edits: Sequence[Edit]) -> dict[str, Tensor]:
+def update(lm: LM, net: Network, edits: Sequence[Edit], batch_loss: str) -> dict[str, Tensor]:
     """Edited weights: every token's gradient as a matrix of the weight's size, transformed, summed and added."""
     edited = {}
-    for name, f in net(token_factors(lm, edits, list(net.shapes))).items():
+    for name, f in net(token_factors(lm, edits, list(net.shapes), batch_loss)).items():
         tokens = torch.stack([torch.outer(g, x) for g, x in zip(f.g, f.x, strict=True)])  # (R, d_out, d_in)
         delta = orient(lm.module(name.removesuffix(".weight")), tokens.sum(0))
         edited[name] = lm.model.get_parameter(name) + delta
@@ -66,7 +68,7 @@ def update(lm: LM, net: Network, edits: Sequence[Edit]) -> dict[str, Tensor]:
 
 def total(lm: LM, net: Network, edits: Sequence[Edit], hp: MENDSettings) -> Tensor:
     """The training loss of one update."""
-    edited = update(lm, net, edits)
+    edited = update(lm, net, edits, hp.batch_loss)
     said = [read(lm, e.rephrase or e.prompt, e.target, edited) for e in edits]
     loss = hp.cedit * torch.cat([-logp[range(len(t)), t] for logp, t in said]).mean()
     asking = [(e.locality, e.locality_answer) for e in edits if e.locality and e.locality_answer]
