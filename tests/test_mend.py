@@ -18,7 +18,7 @@ from core.lm.forward import final_states
 from core.lm.load import load
 from core.lm.model import LM, orient
 from core.lm.reads import Reads
-from core.lm.tokens import Padded
+from core.lm.tokens import Padded, target_ids
 from core.lm.weights import add_, preserved
 from core.types import Edit
 from edit_sets.zsre import EDIT_SET
@@ -83,7 +83,9 @@ def batch_factors(lm: LM, reads: Reads, names: list[str]) -> tuple[Tensor, dict[
 def test_factors_are_the_weight_gradient(lm: LM, edits: list[Edit], unchanged: Check) -> None:
     """sum_r g_r x_r^T over a padded batch == autograd's gradient of the same loss, edits one by one without pads."""
     check, hp = unchanged(lm), settings(lm)
-    loss, factors = batch_factors(lm, reads_of(lm, [(e.prompt, e.target) for e in edits]), list(hp.inner_params))
+    loss, factors = batch_factors(
+        lm, reads_of(lm, [(e.prompt, target_ids(lm, e.target)) for e in edits]), list(hp.inner_params)
+    )
     assert loss == pytest.approx(float(naive.edit_loss(lm, edits, {})), rel=1e-5)
     for name, wanted in gradient(lm, hp, edits).items():
         found = orient(lm.module(name.removesuffix(".weight")), factors[name].product())
@@ -175,7 +177,7 @@ def test_statistics_are_those_of_all_rows() -> None:
 def test_edited_is_the_model_with_the_update_added(lm: LM, edits: list[Edit]) -> None:
     """Rows of two updates in one batch, each with its own, against the weights really changed."""
     hp = settings(lm, norm=False, edit_lr=0.5)
-    reads = reads_of(lm, [(e.prompt, e.target) for e in edits])
+    reads = reads_of(lm, [(e.prompt, target_ids(lm, e.target)) for e in edits])
     factors = batch_factors(lm, reads, list(hp.inner_params))[1]
     tokens, owner = reads.tokens, torch.tensor([2, 0, 2, 1])
     with edited(lm, factors, owner):
@@ -194,7 +196,13 @@ def test_edited_is_the_model_with_the_update_added(lm: LM, edits: list[Edit]) ->
 
 @pytest.mark.parametrize(
     "more",
-    [{}, {"shared": False, "norm": False}, {"train_base": True, "combine": False}, {"batch_loss": "sum"}],
+    [
+        {},
+        {"shared": False, "norm": False},
+        {"train_base": True, "combine": False},
+        {"batch_loss": "sum"},
+        {"loc_answers": "said"},
+    ],
 )
 def test_outcome_equals_the_naive_twin(more: dict[str, object], lm: LM, edits: list[Edit]) -> None:
     """Loss of three updates, one of them of two edits and one without an unrelated question; and its gradient."""
@@ -236,7 +244,7 @@ def test_golden(tag: str) -> None:
     lm = load(GOLDEN / "models/gpt2-tiny", "gpt2-tiny", "cpu")
     hp = hparams.load(MENDSettings, CASE / "hparams.yaml")
     records = EDIT_SET.records(CASE / "zsre.json")
-    reads = reads_of(lm, [(e.prompt, e.target) for e in (records[i] for i in (0, 1, 3))])
+    reads = reads_of(lm, [(e.prompt, target_ids(lm, e.target)) for e in (records[i] for i in (0, 1, 3))])
     t = reads.tokens
     slipped = Reads(
         Padded(t.ids, t.mask, torch.arange(t.ids.shape[1]).expand_as(t.ids)),
@@ -417,6 +425,7 @@ def test_inner_parameters_are_linear_weights_of_a_block(name: str) -> None:
         ("rank: 0", "rank: expected 1 or more"),
         ("max_iters: 0", "max_iters: expected 1 or more"),
         ("batch_loss: max", "batch_loss: expected one of mean, sum"),
+        ("{train_base: true, loc_answers: said}", "train_base: .* loc_answers: given"),
         ("batch_sizes: [1, 0]", "batch_sizes: expected numbers from 1 on"),
         ("{batch_size: 2, batch_sizes: [1, 2]}", "in place of a batch_size"),
         ("combined: true", "unknown key 'combined': did you mean 'combine'"),

@@ -33,6 +33,7 @@ from core.lm.batches import BATCH_TOKENS
 from core.lm.forward import final_states
 from core.lm.model import LM, orient
 from core.lm.reads import Reads
+from core.lm.tokens import target_ids
 from core.lm.weights import at_hand
 from core.messages import short
 from core.types import Deltas, Edit, Editor, Notes
@@ -110,7 +111,7 @@ class MEND(Editor):
     def _parts(self, edits: Sequence[Edit]) -> Iterator[tuple[Reads, Tensor]]:
         """The edits as rows, as many at a time as fit the token budget, and the weight of each token in the loss."""
         budget = BATCH_TOKENS.get(self.lm.device.type, BATCH_TOKENS["cuda"])
-        reads = reads_of(self.lm, [(edit.prompt, edit.target) for edit in edits])
+        reads = reads_of(self.lm, [(edit.prompt, target_ids(self.lm, edit.target)) for edit in edits])
         share = shares(reads, torch.zeros(len(edits), dtype=torch.long, device=self.lm.device), self.hp.batch_loss)
         for rows in torch.arange(len(edits)).split(max(1, budget // reads.tokens.ids.shape[1])):
             yield reads.rows(rows), share[(rows[0] <= reads.row) & (reads.row <= rows[-1])]

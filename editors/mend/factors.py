@@ -18,18 +18,17 @@ from core.lm.generate import fit
 from core.lm.hooks import watched
 from core.lm.model import LM
 from core.lm.reads import Reads, joined
-from core.lm.tokens import encode, target_ids
+from core.lm.tokens import Row, encode
 from editors._training.gradients import layer_of as layer_of
 from editors._training.gradients import output_gradients
 from editors._training.gradients import shapes_of as shapes_of
 from editors.mend.network import Factors
 
 
-def reads_of(lm: LM, pairs: Sequence[tuple[str, str]]) -> Reads:
+def reads_of(lm: LM, pairs: Sequence[tuple[str, Row]]) -> Reads:
     """(prompt, answer) pairs, one row each; a prompt that does not fit with its answer loses tokens on its left."""
-    answers = [target_ids(lm, answer) for _, answer in pairs]
-    prompts = [fit(lm, encode(lm, prompt), len(ids))[0] for (prompt, _), ids in zip(pairs, answers, strict=True)]
-    return Reads.of(lm, [joined(*pair) for pair in zip(prompts, answers, strict=True)], answers)
+    rows = [joined(fit(lm, encode(lm, prompt), len(answer))[0], answer) for prompt, answer in pairs]
+    return Reads.of(lm, rows, [answer for _, answer in pairs])
 
 
 def shares(reads: Reads, update: Tensor, batch_loss: str) -> Tensor:

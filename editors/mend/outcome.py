@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from core.lm.forward import resume
+from core.lm.generate import fit, greedy
 from core.lm.model import LM
 from core.lm.reads import Reads
+from core.lm.tokens import encode, target_ids
 from core.types import Edit
 from editors.mend.factors import edited, gradient_factors, layer_of, mean_by, reads_of, shares
 from editors.mend.network import Network
@@ -31,7 +33,7 @@ def outcome(lm: LM, net: Network, updates: Sequence[Sequence[Edit]], hp: MENDSet
     n, edits = len(updates), [edit for update in updates for edit in update]
     of = torch.tensor([u for u, update in enumerate(updates) for _ in update], device=lm.device)  # edit -> update
     local = [i for i, edit in enumerate(edits) if edit.locality and edit.locality_answer]
-    reads = _reads(lm, edits, local)
+    reads = _reads(lm, edits, [edits[i] for i in local], hp)
     m, end = len(edits), 2 * len(edits) + len(local)
     owner = torch.cat([of, of, of[local]])  # row -> update
     lowest = min(layer for name in net.shapes if (layer := layer_of(lm, name)) is not None)
@@ -63,11 +65,17 @@ def outcome(lm: LM, net: Network, updates: Sequence[Sequence[Edit]], hp: MENDSet
     return metrics
 
 
-def _reads(lm: LM, edits: Sequence[Edit], local: Sequence[int]) -> Reads:
-    """Rows: the target after every prompt, after every rephrase, and the answers of the unrelated questions `local`."""
-    return reads_of(
-        lm,
-        [(edit.prompt, edit.target) for edit in edits]
-        + [(edit.rephrase or edit.prompt, edit.target) for edit in edits]
-        + [(edits[i].locality or "", edits[i].locality_answer or "") for i in local],
-    )
+def _reads(lm: LM, edits: Sequence[Edit], local: Sequence[Edit], hp: MENDSettings) -> Reads:
+    """Rows: the target after every prompt, after every rephrase, and an answer to every unrelated question of `local`.
+
+    That answer is the record's (the released way) or, by `loc_answers`, as many tokens as the unedited model says.
+    """
+    asked = [edit.locality or "" for edit in local]
+    answers = [target_ids(lm, edit.locality_answer or "") for edit in local]
+    if hp.loc_answers == "said" and local:
+        longest = max(map(len, answers))
+        rows = [fit(lm, encode(lm, question), longest)[0] for question in asked]
+        answers = [new[: len(own)] for new, own in zip(greedy(lm, rows, longest, past_end=True), answers, strict=True)]
+    targets = [target_ids(lm, edit.target) for edit in edits]
+    prompts = [edit.prompt for edit in edits] + [edit.rephrase or edit.prompt for edit in edits]
+    return reads_of(lm, list(zip(prompts + asked, targets + targets + answers, strict=True)))

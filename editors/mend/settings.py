@@ -65,6 +65,7 @@ class MENDSettings:
     cedit: float = 0.1
     cloc: float = 1.0
     cbase: float = 1.0
+    loc_answers: Literal["given", "said"] = field(default="given", metadata={"added": True})
     train_base: bool = False
     dropout: float = 0.0
     no_grad_layers: tuple[int, ...] | None = None
@@ -106,6 +107,8 @@ class MENDSettings:
             raise ValueError("lr and grad_clip: expected more than 0; lr_lr: 0 or more")
         if any(size < 1 for size in self.batch_sizes) or (self.batch_sizes and self.batch_size != 1):
             raise ValueError("batch_sizes: expected numbers from 1 on, in place of a batch_size")
+        if self.train_base and self.loc_answers != "given":
+            raise ValueError("train_base: true trains on right answers: expected loc_answers: given")
 
     def _check_network(self) -> None:
         variants = [key for key in ("one_sided", "x_only", "delta_only") if getattr(self, key)]

@@ -16,12 +16,21 @@ from editors.mend.network import Factors, Network
 from editors.mend.settings import MENDSettings
 
 
-def read(lm: LM, prompt: str, answer: str, weights: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+def read(lm: LM, prompt: str, answer: str | list[int], weights: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Log-probabilities (n, vocabulary) where the answer's n tokens are said, with `weights` in place; those tokens."""
-    target = target_ids(lm, answer)
+    target = target_ids(lm, answer) if isinstance(answer, str) else answer
     ids = torch.tensor([encode(lm, prompt) + target], device=lm.device)
     logits = torch.func.functional_call(lm.model, weights, (ids,)).logits[0]
     return logits[-len(target) - 1 : -1].float().log_softmax(-1), torch.tensor(target, device=lm.device)
+
+
+@torch.no_grad()
+def continued(lm: LM, prompt: str, answer: str) -> list[int]:
+    """As many tokens as the answer has, each the likeliest after all before it."""
+    ids = encode(lm, prompt)
+    for _ in target_ids(lm, answer):
+        ids = [*ids, int(lm.model(torch.tensor([ids])).logits[0, -1].argmax())]
+    return ids[len(encode(lm, prompt)) :]
 
 
 def edit_loss(lm: LM, edits: Sequence[Edit], weights: dict[str, Tensor], batch_loss: str = "mean") -> Tensor:
@@ -71,7 +80,8 @@ def total(lm: LM, net: Network, edits: Sequence[Edit], hp: MENDSettings) -> Tens
     edited = update(lm, net, edits, hp.batch_loss)
     said = [read(lm, e.rephrase or e.prompt, e.target, edited) for e in edits]
     loss = hp.cedit * torch.cat([-logp[range(len(t)), t] for logp, t in said]).mean()
-    asking = [(e.locality, e.locality_answer) for e in edits if e.locality and e.locality_answer]
+    given = [(e.locality, e.locality_answer) for e in edits if e.locality and e.locality_answer]
+    asking = [(q, answer if hp.loc_answers == "given" else continued(lm, q, answer)) for q, answer in given]
     if asking:
         with torch.no_grad():
             was = torch.cat([read(lm, *pair, {})[0] for pair in asking])
