@@ -4,9 +4,9 @@ Mitchell et al., *Fast Model Editing at Scale* (ICLR 2022), section 3. Legend: t
 weight (d_out, d_in) is sum_r g_r x_r^T over token positions r, with x the module's input and g the gradient of the loss
 with respect to its output. For the m-th weight of its shape:
 
-    h = [(x - mean_x) / (std_x + 1e-7), (g - mean_g) / (std_g + 1e-7)]            equation 4
-    h <- h + relu(scale_m * (U V h + b) + shift_m)      n_hidden + 1 times;       equation 5
-    [x', g'] = h,   Delta = edit_lr_m * sum_r g'_r x'_r^T    (added to the weight)
+    h = [(x - mean_x) / (std_x + 1e-7), (g - mean_g) / (std_g + 1e-7)]            appendix A
+    h <- h + relu(scale_m * (U V h + b) + shift_m)      n_hidden + 1 times;       equation 3
+    [x', g'] = h,   Delta = edit_lr_m * sum_r g'_r x'_r^T    (added to the weight)         equation 2
 
 No (d_out, d_in) matrix is made before that last product, and in training not even that one.
 

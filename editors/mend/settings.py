@@ -33,10 +33,11 @@ _REFUSED: dict[str, tuple[Any, str]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class MENDSettings:
-    """Names as in the released files; defaults are their values. Two settings are ours.
+    """Names as in the released files; defaults are their values. Three settings are ours, the released way by default.
 
     `batch_loss`: the loss of several edits in one update, see editors/mend/__init__.py. `batch_sizes`: training updates
-    of several sizes instead of `batch_size` edits each, see editors/mend/order.py.
+    of several sizes instead of `batch_size` edits each, see editors/mend/order.py. `loc_answers`: the answers to
+    unrelated questions on which training keeps the model as it was, see editors/mend/training.py.
     """
 
     inner_params: tuple[Weight, ...]

@@ -1,12 +1,15 @@
 """Training of MEND's network: edits are made inside the graph, and what they did is what it learns from.
 
-For an update of `batch_size` edits, with the Delta that editors/mend/network.py makes of the edit loss on their prompts
-(METHODS 6):
+For an update of `batch_size` edits, or of one of the `batch_sizes` (editors/mend/order.py), with the Delta that
+editors/mend/network.py makes of the edit loss on their prompts (Mitchell et al., equations 4a and 4b):
 
     loss = cedit * nll_{W + Delta}(target | rephrase) + cloc * KL(p_W || p_{W + Delta})(answer | unrelated question)
          [ + cbase * nll_{W + Delta}(answer | unrelated question)   with train_base ]
 
-means over tokens. `accumulate_bs` updates make one step of Adam on the mean of their losses.
+means over tokens. `accumulate_bs` updates make one step of Adam on the mean of their losses. The paper trains and edits
+with the same number of edits an update (section 5.3). With `loc_answers: said`, which is ours, the answer of the KL is
+what the unedited model goes on with: a model that was never taught to answer such questions does not say the record's
+answer, and the KL would be read where its own text never comes.
 
 Differs from the released code: pads are in no loss and the KL reads the answer's tokens alone; the statistics count all
 rows of a step before they normalise them; the base loss trains the network, since the model stays as it is; a record
