@@ -29,7 +29,6 @@ from editors.mend.factors import edited, gradient_factors, reads_of, shapes_of, 
 from editors.mend.network import Factors, Network, Statistics, seeded
 from editors.mend.outcome import outcome
 from editors.mend.settings import BEST, MENDSettings
-from experiment.plan import written
 
 CASE = GOLDEN / "mend-gpt2"
 Check = Callable[[LM], Callable[[], None]]
@@ -362,8 +361,8 @@ def test_the_batch_loss_of_an_archive(tmp_path: Path) -> None:
 def test_results_of_before_these_settings_stay_equal(lm: LM) -> None:
     """At their defaults, which are the released way, results do not name them."""
     hp = settings(lm)
-    assert not MENDSettings.added().keys() & written(hp).keys() and written(hp)["batch_size"] == 1
-    assert written(dataclasses.replace(hp, batch_loss="sum")) == {**written(hp), "batch_loss": "sum"}
+    assert not MENDSettings.added().keys() & hparams.recorded(hp).keys() and hparams.recorded(hp)["batch_size"] == 1
+    assert hparams.recorded(dataclasses.replace(hp, batch_loss="sum")) == {**hparams.recorded(hp), "batch_loss": "sum"}
 
 
 @pytest.mark.parametrize(

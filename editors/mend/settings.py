@@ -4,10 +4,11 @@ The released files of both kinds have almost the same keys, so each loads here. 
 network's shape and `lr_scale`; the keys of training in its file say how the archive is to be made and play no part.
 """
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from core import hparams
 from core.folders import of_project
 from core.types import Weight
 
@@ -43,7 +44,7 @@ class MENDSettings:
     inner_params: tuple[Weight, ...]
     archive_dir: str = "result/models/MEND"
     lr_scale: float = 1.0
-    batch_loss: Literal["mean", "sum"] = field(default="mean", metadata={"added": True})
+    batch_loss: Literal["mean", "sum"] = hparams.added("mean")
 
     shared: bool = True
     norm: bool = True
@@ -66,13 +67,13 @@ class MENDSettings:
     cedit: float = 0.1
     cloc: float = 1.0
     cbase: float = 1.0
-    loc_answers: Literal["given", "said"] = field(default="given", metadata={"added": True})
+    loc_answers: Literal["given", "said"] = hparams.added("given")
     train_base: bool = False
     dropout: float = 0.0
     no_grad_layers: tuple[int, ...] | None = None
     seed: int = 42
     batch_size: int = 1
-    batch_sizes: tuple[int, ...] = field(default=(), metadata={"added": True})
+    batch_sizes: tuple[int, ...] = hparams.added(())
     accumulate_bs: int = 10
     max_iters: int = 100000
     val_batch_size: int = 5

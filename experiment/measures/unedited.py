@@ -66,7 +66,7 @@ def _read(file: Path, samples: int) -> list[Expected] | None:
 
 
 def _write(file: Path, each: Sequence[Expected]) -> None:
-    """Whole or not at all; a folder that cannot be written costs the next command a pass, and is said."""
+    """Whole or not at all. A folder that cannot be written costs the next command a pass; results will say so first."""
     arrays = {
         "ids": torch.cat([one.ids for one in each]).int().numpy(),
         "logp": torch.cat([one.logp for one in each]).numpy(),
@@ -76,4 +76,4 @@ def _write(file: Path, each: Sequence[Expected]) -> None:
         with whole(file) as new:
             np.savez(new, **arrays)  # type: ignore[arg-type]
     except UserError as error:
-        logger.warning("%s: what the unedited model expects is measured by every command", error)
+        logger.info("%s: what the unedited model expects is measured by every command", error)
