@@ -106,7 +106,7 @@ def test_an_edit_is_the_same_there(name: str, family: str, move: Callable[[LM], 
         there = EDITORS[name](lm, editor.hp).deltas(batch)[0]
         for parameter, delta in there.items():
             wanted = here[parameter]
-            assert (delta.cpu() - wanted).abs().max() <= 1e-4 * wanted.abs().max()
+            assert (delta.cpu() - wanted).abs().max() <= 1e-3 * wanted.abs().max()  # Adam's first steps are signs
         add_(lm.model, there)
         now = probe(lm, edits)
     assert [(p.said, p.success, p.locality_ids) for p in now] == [(p.said, p.success, p.locality_ids) for p in said]

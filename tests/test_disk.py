@@ -196,7 +196,7 @@ def test_injected_full_disk(
     command = runs(tmp_path / "out", tmp_path)[name]
     command = [2 if word == 40 else word for word in command]
     assert call(name, *command)[0] == 0
-    before = contents(tmp_path / "out")
+    before = {k: v for k, v in contents(tmp_path / "out").items() if not k.endswith(".npz")}  # made anew if damaged
     assert len(before) == 2
     monkeypatch.setattr(function, full if function != "pathlib.Path.open" else unwritable)
     refused(call(name, *command))

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -30,11 +31,7 @@ NUMBERS = json.loads((CASE / "expected/numbers.json").read_text())["edits"][0]
 def hp() -> ROMESettings:
     """The released file as it is: keys that are read past, 5e-1 as a string."""
     found = hparams.load(ROMESettings, CASE / "hparams.yaml")
-    return ROMESettings(**{**vars_of(found), "stats_dir": str(CASE / "stats")})
-
-
-def vars_of(hp: ROMESettings) -> dict[str, object]:
-    return {name: getattr(hp, name) for name in hp.__dataclass_fields__}
+    return replace(found, stats_dir=str(CASE / "stats"))
 
 
 def model() -> LM:
