@@ -98,7 +98,7 @@ def test_what_is_kept_of_the_unedited_model(tmp_path: Path, monkeypatch: pytest.
         assert equal(unedited.kept(lm, task, some, tmp_path), first)
     assert f"{file}: damaged" in caplog.text
     caplog.clear()
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.DEBUG)
     (tmp_path / "no folder").write_text("")
     assert equal(unedited.kept(lm, task, some, tmp_path / "no folder"), first)
     assert "is measured by every command" in caplog.text

@@ -76,4 +76,4 @@ def _write(file: Path, each: Sequence[Expected]) -> None:
         with whole(file) as new:
             np.savez(new, **arrays)  # type: ignore[arg-type]
     except UserError as error:
-        logger.info("%s: what the unedited model expects is measured by every command", error)
+        logger.debug("%s: what the unedited model expects is measured by every command", error)
