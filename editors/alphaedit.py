@@ -14,12 +14,12 @@ refused, as that is no update, or no protection.
 
 Differs from the released code: the same update is worked out as R K~^T (L2 I + K~_p K~_p^T + K~ K~^T)^-1 with K~ = P K,
 by solves as large as the number of edits, in float64 (there an f x f solve per layer and update, in float32, of a
-matrix that is not symmetric); of the two spaces the smaller one's basis is kept. The paper has L2 = 1, the code 10. The
-released settings' `mom2_update_weight` is read and plays no part, as there.
+matrix that is not symmetric); of the two spaces the smaller one's basis is kept. The paper has L2 = 1, the code 10.
 """
 
 import logging
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -36,10 +36,11 @@ logger = logging.getLogger(__name__)
 class AlphaEditSettings(SpreadSettings):
     """Settings of AlphaEdit: those it shares with MEMIT and its own."""
 
+    READ_PAST: ClassVar[tuple[str, ...]] = ("mom2_update_weight",)  # which the released code does not use
+
     L2: float
     nullspace_threshold: float | None = None
     nullspace_share: float | None = None
-    mom2_update_weight: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -17,6 +17,7 @@ emmet_lambda) the update is refused, not solved with a pseudo-inverse. EasyEdit'
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from editors._moments import Factors, factorised
 from editors._spread import SpreadEditor, SpreadSettings
@@ -25,6 +26,8 @@ from editors._spread import SpreadEditor, SpreadSettings
 @dataclass(frozen=True, kw_only=True)
 class EMMETSettings(SpreadSettings):
     """Settings of EMMET: those it shares with MEMIT and its own."""
+
+    READ_PAST: ClassVar[tuple[str, ...]] = ("calculate_objective_value",)  # which asks for a measurement alone
 
     mom2_update_weight: float
     emmet_lambda: float

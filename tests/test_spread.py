@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from conftest import GOLDEN, edit_model, tiny
 from reference.sequences import Course, projector
 from safetensors.torch import load_file
@@ -71,12 +70,8 @@ CASES: list[tuple[str, Any, str, dict[str, Any], Rule | None]] = [
 @pytest.mark.parametrize(("case", "kind", "file", "changes", "rule"), CASES)
 def test_golden(case: str, kind: Any, file: str, changes: dict[str, Any], rule: Rule | None) -> None:
     folder, lm = GOLDEN / case, load(GOLDEN / "models/gpt2-tiny", "gpt2-tiny")
-    given, known = (
-        yaml.safe_load((folder / "hparams.yaml").read_text()),
-        {f.name for f in dataclasses.fields(kind.hparams)},
-    )
-    own = {key: value for key, value in given.items() if key in known}
-    editor = kind(lm, hparams.build(kind.hparams, {**own, "stats_dir": STATS, **changes}, case))
+    hp = hparams.load(kind.hparams, folder / "hparams.yaml")
+    editor = kind(lm, dataclasses.replace(hp, stats_dir=STATS, **changes))
     edits = EDIT_SET.edits(RECORDS, 0, 4, 1)
     before, batches = weights(lm), json.loads((folder / "case.json").read_text())["batches"]
     edit_model(lm, editor, [[edits[i] for i in batch] for batch in batches], rule)
