@@ -193,6 +193,9 @@ def adapted(lm: LM, hp: LoRASettings, paths: Sequence[str]) -> Iterator[dict[str
         layers: dict[str, Any] = {path: lm.module(path) for path in paths}
         for layer in layers.values():
             layer.lora_dropout.train()
+            for parameter in layer.parameters():
+                if parameter.requires_grad:  # Adam's moments are 0 in half precision
+                    parameter.data = parameter.data.float()
         yield layers
     finally:
         for path, module in modules.items():

@@ -30,7 +30,7 @@ def test_ner_after_four_rome_edits(tmp_path: Path) -> None:
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=900)
     assert run.returncode == 0, run.stderr[-2000:]
     assert run.stderr.count("gpt2-xl is not in") == 1  # nobody takes this for the paper's model by mistake
-    names = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
+    names = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.json*") if path.is_file())
     stem = "test-NER/result-NER-Instance-Sequential-ROME-4"
     assert names == [f"{stem}.json", f"{stem}.jsonl"]
     found = json.loads((tmp_path / f"{stem}.json").read_text(encoding="utf-8"))
