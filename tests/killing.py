@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from core import folders
 from tests.kill_scenarios import ROOT, Scenario, scenarios, warm
 
 SIGNALS = (signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
@@ -81,6 +82,8 @@ def forked(scenario: Scenario, folder: Path, err: Path) -> int:
         for stream, path in ((1, "/dev/null"), (2, err)):
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), stream)
         os.environ.update(scenario.environment)
+        for name in ("ROOT", "MODELS", "DATA", "SOURCES", "STATS", "HPARAMS", "TRAINING_HPARAMS", "TRAINED"):
+            setattr(folders, name, folder / getattr(folders, name).relative_to(ROOT))  # as if it were the clone
         faulthandler.enable(2)
         faulthandler.dump_traceback_later(ENOUGH - 10)
         scenario.patch()
