@@ -21,8 +21,8 @@ def hparams_file(method: str) -> Path:
     return folders.HPARAMS / method / f"{EMBEDDED_MODEL}.yaml"
 
 
-def sample_edits(count: int) -> list[Edit]:
-    return EDIT_SET.edits(folders.SAMPLE / "edited-data/zsre.json", 200, 200 + count, 1)
+def sample_edits(count: int, begin: int = 200) -> list[Edit]:
+    return EDIT_SET.edits(folders.SAMPLE / "edited-data/zsre.json", begin, begin + count, 1)
 
 
 def seconds(work: Callable[[], object]) -> float:

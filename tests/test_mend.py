@@ -12,6 +12,7 @@ from reference import mend as naive
 from safetensors.torch import load_file
 from torch import Tensor
 
+from benchmarks import mend_batches
 from core import hparams
 from core.errors import UserError
 from core.lm.forward import final_states
@@ -29,6 +30,7 @@ from editors.mend.factors import edited, gradient_factors, reads_of, shapes_of, 
 from editors.mend.network import Factors, Network, Statistics, seeded
 from editors.mend.outcome import outcome
 from editors.mend.settings import BEST, MENDSettings
+from experiment import quality
 
 CASE = GOLDEN / "mend-gpt2"
 Check = Callable[[LM], Callable[[], None]]
@@ -454,3 +456,20 @@ def test_shipped_settings(file: Path) -> None:
 
 def test_families_are_covered() -> None:
     assert FAMILIES == ("gpt2", "gptj", "llama")
+
+
+def test_quality_by_edits_an_update(lm: LM, edits: list[Edit], tmp_path: Path, unchanged: Check) -> None:
+    """benchmarks.mend_batches: a line per size, each update on the unedited model, which comes out as it went in."""
+    hp = settings(lm, archive_dir=str(tmp_path), batch_loss="sum", edit_lr=0.02)
+    archived(lm, hp, network(lm, hp))
+    check, editor = unchanged(lm), MEND(lm, hp)
+    found = list(mend_batches.probes(lm, editor, edits, 3))
+    deltas = editor.deltas(edits[3:])[0]
+    with preserved(lm.model, deltas):
+        add_(lm.model, deltas)
+        assert found[3:] == quality.probe(lm, edits[3:])
+    assert found[3:] != quality.probe(lm, edits[3:])
+    lines = list(mend_batches.measured(lm, hp, edits, [1, 4]))
+    assert [line.split(", ")[1] for line in lines] == ["1 an update", "4 an update"]
+    assert all(f"  {name} " in line for line in lines for name in mend_batches.SHOWN)
+    check()
