@@ -79,7 +79,8 @@ def script_of(command: str) -> str:
 
 def test_commands_are_found_of_every_script() -> None:
     scripts = {script_of(command) for command in COMMANDS}
-    assert scripts == {*DESCRIBED, "prepare.py check-data", "-m benchmarks.gpu", "-m benchmarks.memory"}
+    benchmarks = {f"-m benchmarks.{name}" for name in ("gpu", "memory", "mend_batches")}
+    assert scripts == {*DESCRIBED, "prepare.py check-data"} | benchmarks
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if "-m benchmarks.memory" not in c])  # which takes none
