@@ -15,10 +15,11 @@ from tiny_settings import TARGET, corpus
 
 from core import hparams
 from core.errors import UserError
-from core.lm.model import LM
+from core.lm.model import LM, transposed
 from core.registry import discover, pick
 from core.types import MODES, Change, Deltas, Edit, Editor, Layer, Mode, Notes, Weight, per_update
-from editors.regularizers import Share
+from editors.regularizers import REGULARIZERS, Share
+from editors.regularizers import make as make_rule
 from experiment.asked import batches
 from experiment.editing import Editing
 from experiment.quality import probe
@@ -197,6 +198,22 @@ def test_a_new_start_is_a_new_editor(name: str, edits: list[Edit], tmp_path: Pat
     assert editor.state().keys() == make(name, lm, tmp_path).state().keys()
     anew = editor.deltas(batches[0])[0]
     assert first.keys() == anew.keys() and all(torch.equal(first[path], anew[path]) for path in first)
+
+
+@each_editor
+def test_every_regulariser_takes_its_deltas(name: str, edits: list[Edit], tmp_path: Path) -> None:
+    """Matrices and vectors (biases, norms), twice in a row, with and without what is carried from one to the next."""
+    lm = tiny("gpt2")
+    editor = make(name, lm, tmp_path)
+    deltas, _ = editor.deltas(batch_for(editor, edits))
+    for rule in (make_rule(text, {}) for kind in REGULARIZERS for text in (kind, f"{kind}:feedback=true")):
+        assert rule is not None
+        memory: dict[str, torch.Tensor] = {}
+        for path, delta in [*deltas.items(), *deltas.items()]:
+            weight = lm.model.get_parameter(path).detach()
+            change = Change(path, weight, delta, weight, transposed(lm.module(path.rpartition(".")[0])))
+            for kept in (rule(change, memory, torch.Generator()), rule.restrained(change)):
+                assert kept is None or (kept.shape == delta.shape and kept.isfinite().all()), rule
 
 
 @each_editor
