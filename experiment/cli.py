@@ -44,8 +44,9 @@ def _run(p: argparse.ArgumentParser) -> None:
     plan = resolve(asked, models)
     for event in run(plan, models):
         print(shortened(text(event, plan, args.all_metrics)), flush=True)
-    if asked.edit and asked.edit.save_model:
-        print(f"edited model -> {asked.edit.save_model}")
+    saved = asked.edit and asked.edit.save_model
+    if saved and saved.exists():  # a model that has collapsed may be edited no further
+        print(f"edited model -> {saved}")
 
 
 def _sweep_parser() -> Parser:

@@ -98,7 +98,7 @@ class _Run:
                             for ending in (".json", ".jsonl"):
                                 clear(wanted.stem.with_name(wanted.stem.name + ending))
                 absent = [w for w in plan.wanted if str(w.stem) not in there and not self._over(w.edits)]
-                if absent or unsaved:
+                if absent or (unsaved and not self._over(plan.wanted[-1].edits)):
                     note.write()
                     yield from self._make(absent, unsaved)
                 if plan.schedule:
@@ -129,7 +129,7 @@ class _Run:
                 self._keep(course)
             for count, group in itertools.groupby(absent, key=lambda wanted: wanted.edits):
                 if self._over(count):
-                    return
+                    break
                 if course:
                     self._advance(course, count)
                 with course.scored(count) if course else nullcontext() as record:
@@ -137,7 +137,7 @@ class _Run:
                         yield Edited(count, record)
                     for wanted in group:
                         yield self._score(bench, wanted, record)
-            if course and unsaved:
+            if course and unsaved and not self._over(len(course.schedule.edits)):
                 self._advance(course, len(course.schedule.edits))
                 course.save()
         finally:

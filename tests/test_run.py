@@ -194,17 +194,18 @@ def test_a_run_stops_where_the_model_has_collapsed_if_it_is_to(
         return "it is" if end - begin >= broken[task.name] else None
 
     monkeypatch.setattr(collapse, "reason", reason)
-    words = ("NLI,NER", *SEQUENCE[1:], 200, 205, 1, "--checkpoints", "1,3,4", "--stop-when-collapsed")
+    model = tmp_path / "model"
+    words = ("NLI,NER", *SEQUENCE[1:], 200, 205, 1, "--checkpoints", "1,3,4", "--save-model", model)
     for again in (False, True):
-        assert call("out", *words) == (0, "")
-        assert made == [200, 201, 202]
+        assert call("out", *words, "--stop-when-collapsed") == (0, "")
+        assert made == [200, 201, 202] and not model.exists()
         found = {path.name: read(path).collapsed for path in (tmp_path / "out").rglob("result-*.json")}
         ends = {
             f"result-{task}-Instance-Sequential-ROME-{n}.json": n >= broken[task] for task in broken for n in (1, 3)
         }
         assert {name: bool(why) for name, why in found.items()} == ends, again
-    assert call("out", *words[:-1]) == (0, "")  # without the flag it goes on
-    assert len(list((tmp_path / "out").rglob("result-*.json"))) == 8
+    assert call("out", *words) == (0, "")  # without the flag it goes on
+    assert len(list((tmp_path / "out").rglob("result-*.json"))) == 8 and model.is_dir()
 
 
 @pytest.mark.parametrize(
