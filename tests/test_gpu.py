@@ -72,7 +72,7 @@ def test_a_device_says_the_same(family: str, device: str, edits) -> None:
 
 
 STEPS = {"FT-L", "FT-M", "LocFT-BF", "LoRA"}
-"""What takes steps of Adam: their size is that of a rate, whatever is left of a small gradient."""
+"""What takes steps of Adam: their size is that of a rate even where rounding has turned the sign of a small gradient."""
 
 
 @pytest.mark.parametrize(("dtype", "near"), [("bfloat16", 0.05), ("float16", 0.01)])
@@ -88,7 +88,7 @@ def test_half_precision(name: str, dtype: str, near: float, device: str, edits, 
     assert there.keys() == here.keys()
     for parameter, delta in there.items():
         assert delta.dtype == torch.float32
-        assert relative(delta, here[parameter]) < near * (3 if name in STEPS else 1)
+        assert relative(delta, here[parameter]) < near + (0.1 if name in STEPS else 0)
         weight = lm.model.get_parameter(parameter)
         before = weight.float()
         lost = add_(lm.model, {parameter: delta})[parameter]
