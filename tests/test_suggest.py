@@ -90,7 +90,7 @@ def test_out_and_plot(project: Path) -> None:
     hparams.load(EDITORS["ROME"].hparams, Path("new/mine.yaml"))
     assert Path("new/effect.png").read_bytes().startswith(b"\x89PNG")
     run("--method", "MEND", "--out", "new/mend.yaml")  # one file, for training and for edits
-    assert hparams.load(EDITORS["MEND"].hparams, Path("new/mend.yaml")).max_iters == 1500
+    assert hparams.load(EDITORS["MEND"].hparams, Path("new/mend.yaml")).max_iters == 600
     with pytest.raises(UserError, match="--plot: KN has no layers to trace"):
         run("--method", "KN", "--plot", "new/kn.png")
     assert not Path("hparams/KN/tiny-gpt2.yaml").exists()
