@@ -10,7 +10,7 @@ from tokenizers import pre_tokenizers
 from core.errors import UserError
 from core.lm import generate
 from core.lm.batches import in_batches
-from core.lm.begun import Prefix, shared_prefix
+from core.lm.begun import Begun, Prefix, shared_prefix
 from core.lm.generate import complete, fit, greedy, sample
 from core.lm.model import LM
 from core.lm.tokens import Row, continuation, decode, encode, pad
@@ -89,6 +89,24 @@ def test_an_end_of_sequence_ends_a_completion() -> None:
     lm.model.generation_config.eos_token_id = None
     (completion,) = complete(lm, PROMPTS[:1], 6)
     assert (completion.ended, completion.full) == (False, None)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rows_that_have_ended_leave_the_batch(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At most twice as many rows go through a step as are still going, and each says what it says alone."""
+    lm, went = tiny(family), []
+    rows = [
+        encode(lm, f"{a} {b} of {c}") for a in ("The", "No") for b in ("mayor", "river") for c in ("Rome", "Ohio", "us")
+    ]
+    lm.model.generation_config.eos_token_id = list(range(0, lm.model.config.vocab_size, 4))
+    alone = [greedy(lm, [row], 8)[0] for row in rows]
+    step = Begun.step
+    monkeypatch.setattr(Begun, "step", lambda self, ids: (went.append(len(ids)), step(self, ids)))
+    assert greedy(lm, rows, 8) == alone
+    going = [sum(len(row) > column for row in alone) for column in range(7)]
+    assert len({*going}) > 2, "they end at different steps"
+    going = going[: going.index(0)] if 0 in going else going
+    assert len(went) == len(going) and all(n <= max(2 * still - 1, 1) for n, still in zip(went, going, strict=True))
 
 
 def test_special_tokens_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:

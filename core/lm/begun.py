@@ -81,6 +81,14 @@ class Begun:
         self.last = states_behind(self.lm, Padded(ids, self.mask, self.positions), self.cache)[:, -1]
         vars(self).pop("logits", None)
 
+    def keep(self, rows: Tensor) -> None:
+        """Go on with some of the rows alone: `rows` are their indices."""
+        self.mask, self.positions = self.mask[rows], self.positions[rows]
+        self.last = self.last[rows.to(self.last.device)]
+        layers: list[Any] = [Growing(k[rows.to(k.device)], v[rows.to(v.device)]) for k, v in stored(self.cache)]
+        self.cache = Cache(layers=layers)
+        vars(self).pop("logits", None)
+
     def behind(self, index: Sequence[int], rows: Sequence[Row]) -> Tensor:
         """Final hidden states of `rows`, the j-th of them behind row `index[j]`: (len(rows), columns, d).
 

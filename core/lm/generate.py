@@ -137,18 +137,25 @@ def _continued(lm: LM, begun: Begun, new_tokens: int, ends: set[int]) -> list[tu
     And whether all logits up to there were finite.
     """
     stop = torch.tensor(sorted(ends), dtype=torch.long, device=lm.device)
-    going = torch.ones(len(begun.last), dtype=torch.bool, device=lm.device)
-    finite, new = going.clone(), []
+    rows = torch.arange(len(begun.last), device=lm.device)  # those still in the batch
+    going = torch.ones_like(rows, dtype=torch.bool)
+    finite, columns = going.clone(), []
     while True:
         best = begun.logits.max(-1)
-        finite &= best.values.isfinite().to(lm.device) | ~going
-        new.append(best.indices.to(lm.device))
-        going &= ~torch.isin(new[-1], stop)
-        if len(new) == new_tokens or not going.any():
+        chosen = best.indices.to(lm.device)
+        finite[rows] &= best.values.isfinite().to(lm.device) | ~going
+        columns.append(torch.zeros_like(finite, dtype=torch.long).index_put((rows,), chosen))
+        going &= ~torch.isin(chosen, stop)
+        left = int(going.sum())
+        if len(columns) == new_tokens or not left:
             break
-        begun.step(new[-1].unsqueeze(1))
-    rows = [row[: len(_until(row, ends)) + 1] for row in torch.stack(new, 1).tolist()]
-    return list(zip(rows, finite.tolist(), strict=True))
+        if 2 * left <= len(rows):  # at most twice as many rows go through as are needed, and few copies are made
+            rows, chosen = rows[going], chosen[going]
+            begun.keep(going.nonzero().squeeze(1))
+            going = going[going]
+        begun.step(chosen.unsqueeze(1))
+    ids = [row[: len(_until(row, ends)) + 1] for row in torch.stack(columns, 1).tolist()]
+    return list(zip(ids, finite.tolist(), strict=True))
 
 
 def _ends(lm: LM) -> set[int]:
