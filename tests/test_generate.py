@@ -10,9 +10,10 @@ from tokenizers import pre_tokenizers
 from core.errors import UserError
 from core.lm import generate
 from core.lm.batches import in_batches
-from core.lm.begun import Begun, Prefix, shared_prefix
+from core.lm.begun import Begun, Prefix, begin, shared_prefix
 from core.lm.generate import complete, fit, greedy, sample
 from core.lm.model import LM
+from core.lm.reads import log_probabilities
 from core.lm.tokens import Row, continuation, decode, encode, pad
 from core.types import Completion
 
@@ -107,6 +108,19 @@ def test_rows_that_have_ended_leave_the_batch(family: str, monkeypatch: pytest.M
     assert len({*going}) > 2, "they end at different steps"
     going = going[: going.index(0)] if 0 in going else going
     assert len(went) == len(going) and all(n <= max(2 * still - 1, 1) for n, still in zip(went, going, strict=True))
+
+
+def test_what_is_said_and_how_likely_the_answer_is_come_from_one_pass(lm: LM, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, answers = [encode(lm, p) for p in PROMPTS], [continuation(lm, a) for a in (" yes", " the mayor of Rome")]
+    pairs = [(row, answer) for row in rows for answer in answers]
+    wanted = [(greedy(lm, [row], len(answer))[0], log_probabilities(lm, [row], [answer])[0]) for row, answer in pairs]
+    began: list[int] = []
+    monkeypatch.setattr(generate, "begin", lambda lm, rows: (began.extend(map(len, rows)), begin(lm, rows))[1])
+    found = generate.answered(lm, *zip(*pairs, strict=True))
+    assert sorted(began) == sorted(len(row) for row, _ in pairs)
+    for (said, logp), (text, chances) in zip(found, wanted, strict=True):
+        assert said == text
+        torch.testing.assert_close(logp, chances, rtol=1e-4, atol=1e-5)
 
 
 def test_special_tokens_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,7 +72,7 @@ def test_a_device_says_the_same(family: str, device: str, edits) -> None:
 
 
 STEPS = {"FT-L", "FT-M", "LocFT-BF", "LoRA"}
-"""What takes steps of Adam: their size is that of a rate even where rounding has turned the sign of a small gradient."""
+"""What takes steps of Adam: as long as the rate says, even where rounding turns the sign of a small gradient."""
 
 
 @pytest.mark.parametrize(("dtype", "near"), [("bfloat16", 0.05), ("float16", 0.01)])

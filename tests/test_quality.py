@@ -71,7 +71,7 @@ def test_success_does_not_depend_on_unicodes_forms(monkeypatch: pytest.MonkeyPat
     apart, composed = "e\u0301", "\u00e9"
     ids = target_ids(lm, apart)
     assert ids == target_ids(lm, composed)
-    monkeypatch.setattr(quality, "greedy", lambda lm, rows, count: [ids for _ in rows])
+    monkeypatch.setattr(quality, "answered", lambda lm, rows, answers: [(ids, torch.zeros(1)) for _ in rows])
     found = probe(lm, [Edit(prompt, "Peter Lane", target, "x") for target in (apart, composed, "e")])
     assert [one.success for one in found] == [True, True, False]
     lm = tiny("gpt2")  # without it the ids differ, the text does not

@@ -131,11 +131,33 @@ def greedy(
     return in_batches(rows, work, lm, lambda row: len(row) + max_new_tokens, batch_tokens, what="answers")
 
 
-def _continued(lm: LM, begun: Begun, new_tokens: int, ends: set[int]) -> list[tuple[Row, bool]]:
+@torch.inference_mode()
+def answered(lm: LM, rows: Sequence[Row], answers: Sequence[Row]) -> list[tuple[Row, Tensor]]:
+    """What greedy decoding says behind each row, and log p of each token of its answer: one pass over the row for both.
+
+    As many ids as the answer has tokens, at least one, up to and without an end-of-sequence token; (tokens of the
+    answer,) float32 in the answers' order.
+    """
+    ends = _ends(lm)
+
+    def work(batch: list[tuple[Row, Row]]) -> list[tuple[Row, Tensor]]:
+        begun = begin(lm, [row for row, _ in batch])
+        read = {i: answer[:-1] for i, (_, answer) in enumerate(batch)}
+        logps = [logp[range(len(batch[i][1])), batch[i][1]].cpu() for i, logp in logp_behind(begun, read)]
+        new = _continued(lm, begun, [len(answer) for _, answer in batch], ends)
+        return [(_until(ids, ends), logp) for (ids, _), logp in zip(new, logps, strict=True)]
+
+    pairs = list(zip(rows, answers, strict=True))
+    return in_batches(pairs, work, lm, lambda pair: len(pair[0]) + len(pair[1]), what="answers")
+
+
+def _continued(lm: LM, begun: Begun, new_tokens: int | Sequence[int], ends: set[int]) -> list[tuple[Row, bool]]:
     """What greedy decoding puts behind each row, its end token last if one came.
 
-    And whether all logits up to there were finite.
+    And whether all logits up to there were finite. `new_tokens` are at most put there, behind all rows or behind each.
     """
+    most = [new_tokens] * len(begun.last) if isinstance(new_tokens, int) else new_tokens
+    room = torch.tensor(most, device=lm.device)
     stop = torch.tensor(sorted(ends), dtype=torch.long, device=lm.device)
     rows = torch.arange(len(begun.last), device=lm.device)  # those still in the batch
     going = torch.ones_like(rows, dtype=torch.bool)
@@ -145,16 +167,17 @@ def _continued(lm: LM, begun: Begun, new_tokens: int, ends: set[int]) -> list[tu
         chosen = best.indices.to(lm.device)
         finite[rows] &= best.values.isfinite().to(lm.device) | ~going
         columns.append(torch.zeros_like(finite, dtype=torch.long).index_put((rows,), chosen))
-        going &= ~torch.isin(chosen, stop)
+        going &= ~torch.isin(chosen, stop) & (room[rows] > len(columns))
         left = int(going.sum())
-        if len(columns) == new_tokens or not left:
+        if not left:
             break
         if 2 * left <= len(rows):  # at most twice as many rows go through as are needed, and few copies are made
             rows, chosen = rows[going], chosen[going]
             begun.keep(going.nonzero().squeeze(1))
             going = going[going]
         begun.step(chosen.unsqueeze(1))
-    ids = [row[: len(_until(row, ends)) + 1] for row in torch.stack(columns, 1).tolist()]
+    said = [row[:n] for row, n in zip(torch.stack(columns, 1).tolist(), most, strict=True)]
+    ids = [row[: len(_until(row, ends)) + 1] for row in said]
     return list(zip(ids, finite.tolist(), strict=True))
 
 

@@ -11,9 +11,8 @@ from statistics import fmean
 from typing import Any
 from unicodedata import normalize
 
-from core.lm.generate import fit, greedy
+from core.lm.generate import answered, fit, greedy
 from core.lm.model import LM
-from core.lm.reads import log_probabilities
 from core.lm.tokens import Row, encode, of_edit, target_ids
 from core.metrics import measure
 from core.types import Edit, Measure
@@ -115,12 +114,11 @@ def _answers(lm: LM, asked: Sequence[tuple[Edit, str]]) -> list[Answer]:
     ids = [_ids(lm, edit, edit.target) for edit, _ in asked]
     longest = max(map(len, ids))
     rows = [fit(lm, encode(lm, prompt), longest)[0] for _, prompt in asked]
-    said = [new[: len(own)] for new, own in zip(greedy(lm, rows, longest), ids, strict=True)]
-    texts = lm.tokenizer.batch_decode(said, skip_special_tokens=True)
-    chances = [float(logp.sum().exp()) for logp in log_probabilities(lm, rows, ids)]
+    said = answered(lm, rows, ids)
+    texts = lm.tokenizer.batch_decode([new for new, _ in said], skip_special_tokens=True)
     return [
-        Answer(text.strip(), new == own or _alike(text, edit.target), chance)
-        for (edit, _), own, new, text, chance in zip(asked, ids, said, texts, chances, strict=True)
+        Answer(text.strip(), new == own or _alike(text, edit.target), float(logp.sum().exp()))
+        for (edit, _), own, (new, logp), text in zip(asked, ids, said, texts, strict=True)
     ]
 
 
