@@ -15,15 +15,23 @@ from experiment.asked import EditRequest, Experiment, Placement
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """A part of the grid: every method in every mode with every regulariser: "none", "rect 0.4", "rect:keep=0.4"."""
+    """A part of the grid: every method in every mode with every regulariser: "none", "rect 0.4", "rect:keep=0.4".
+
+    `hparams` is a file of settings for its methods; `results` a folder of its own below the sweep's, as the results of
+    a method with other settings have the same names.
+    """
 
     methods: tuple[str, ...]
     modes: tuple[str, ...]
     regularizers: tuple[str, ...] = ("none",)
     batch_size: int | None = None
     checkpoints: tuple[int, ...] | None = None
+    hparams: str | None = None
+    results: str | None = None
 
     def __post_init__(self) -> None:
+        if self.results and (Path(self.results).is_absolute() or ".." in Path(self.results).parts):
+            raise ValueError(f"results: expected a folder's name below the sweep's results, found '{self.results}'")
         if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f"batch_size: expected 1 or more, found {self.batch_size}")
         for rule in self.regularizers:
@@ -75,6 +83,14 @@ class Sweep:
             raise ValueError("repeats: expected 0 or more, and grid: expected at least one block")
         if self.begin < 0 or self.step < 1:
             raise ValueError("begin: expected 0 or more, and step: 1 or more")
+        files: dict[tuple[str, str], str | None] = {}
+        for block in self.grid:
+            for method in block.methods:
+                if files.setdefault((method, block.results or "."), block.hparams) != block.hparams:
+                    raise ValueError(
+                        f"grid: {method} with two files of settings, whose results have the same names: give one block "
+                        "`results: NAME`, a folder of its own"
+                    )
 
     def counts(self, block: Block) -> tuple[int, ...]:
         """The block's checkpoints: its own, else those of the whole file."""
@@ -115,11 +131,13 @@ def cells(sweep: Sweep) -> list[Experiment]:
                     draw=draw,
                     redraw=sweep.redraw,
                     checkpoints=tuple(counts[:-1]),
+                    hparams=None if block.hparams is None else Path(block.hparams),
                     regularizer=name,
                     keep=float(keep) if keep else None,
                     on_error=sweep.on_error,
                 )
-                edited.append(_experiment(sweep, model, request))
+                experiment = _experiment(sweep, model, request)
+                edited.append(replace(experiment, results=experiment.results / (block.results or "")))
     return unedited + edited
 
 

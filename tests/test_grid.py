@@ -45,6 +45,21 @@ def test_a_cell_is_one_sequence_of_edits() -> None:
     ]
 
 
+def test_a_block_with_settings_of_its_own() -> None:
+    """Its results go to a folder below the others', which have the same names."""
+    cache = replace(ROME, regularizers=("none",), hparams="mine.yaml", results="mine")
+    found = commands(grid=(replace(ROME, regularizers=("none",)), cache), checkpoints=(1,), results="out")
+    assert found == [
+        "test-task-after.py all Instance-Sequential ROME 200 201 1 --results out",
+        "test-task-after.py all Instance-Sequential ROME 200 201 1 --results out/mine --hparams mine.yaml",
+    ]
+    with pytest.raises(ValueError, match="ROME with two files of settings"):
+        Sweep(grid=(ROME, replace(cache, results=None)))
+    for folder in ("/tmp/x", "../x"):
+        with pytest.raises(ValueError, match="results: expected a folder's name below the sweep's"):
+            replace(cache, results=folder)
+
+
 def test_models_draws_and_batches_multiply() -> None:
     both = Block(methods=("MEMIT",), modes=("Batch-Sequential", "Batch-Single"), batch_size=2, checkpoints=(2, 4))
     found = commands(grid=(both,), models=("a", "b"), repeats=2, begin=10, step=3, on_error="skip")
