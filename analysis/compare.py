@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.special import stdtr
 from scipy.stats import binomtest
 
-from core.metrics import SEED, Array, columns, mean_ratio, value
+from core.metrics import SEED, Array, columns, one, value
 from core.types import Measure, Ratio
 
 RESAMPLES = 10_000
@@ -36,7 +36,11 @@ class Difference:
 
 def binary(ratio: Ratio) -> bool:
     """Right or wrong, once per record."""
-    return ratio.top.ndim == 1 and bool((ratio.bottom == 1).all() and np.isin(ratio.top, (0, 1)).all())
+    return (
+        ratio.top.ndim == 1
+        and ratio.mean is None
+        and bool((ratio.bottom == 1).all() and np.isin(ratio.top, (0, 1)).all())
+    )
 
 
 def mcnemar(lost: int, won: int) -> float:
@@ -71,11 +75,21 @@ def t_test(before: Ratio, after: Ratio) -> float:
 
 def _shares(ratio: Ratio) -> Array:
     """Each record's share in a ratio: (n,), their mean is its value."""
+    if ratio.mean is not None:
+        return _jackknifed(ratio)
     top, bottom = (part.reshape(len(part), -1) for part in (ratio.top, ratio.bottom))  # (n, m)
     whole = bottom.mean(axis=0)
     value = np.divide(top.mean(axis=0), whole, out=np.zeros_like(whole), where=whole != 0)
     beside = np.divide(top - value * bottom, whole, out=np.zeros_like(top), where=whole != 0)
     shares: Array = (value + beside).mean(axis=1)
+    return shares
+
+
+def _jackknifed(ratio: Ratio) -> Array:
+    """The same of what is no mean of ratios: how far the value moves without each record (Efron 1982, chapter 3)."""
+    rows = columns(ratio.top, ratio.bottom)  # (2m, n)
+    without = one(ratio)(rows.sum(axis=1) - rows.T)
+    shares: Array = value(ratio) + (len(without) - 1) * (without.mean() - without)
     return shares
 
 
@@ -105,7 +119,8 @@ def resampled(runs: Sequence[Ratio], stream: int = 0) -> Array:
     rows = [row for run in runs for row in columns(run.top, run.bottom)]  # m tops and m bottoms of every run
     stacked = np.stack(rows, axis=1)  # (n, 2 runs m)
     sums = np.concatenate([part @ stacked for part in _parts(len(stacked), stream)])
-    return np.stack([mean_ratio(part) for part in np.split(sums, len(runs), axis=1)], axis=1)
+    parts = np.split(sums, len(runs), axis=1)
+    return np.stack([one(run)(part) for run, part in zip(runs, parts, strict=True)], axis=1)
 
 
 def _parts(n: int, stream: int) -> list[Any]:

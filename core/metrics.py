@@ -170,7 +170,7 @@ def summarize(task: Task, scored: Scored) -> dict[str, Measure]:
 
 
 def _measured(ratio: Ratio) -> Measure:
-    own, value = measure(ratio.top, ratio.bottom), ratio.by_reference
+    own, value = measure(ratio.top, ratio.bottom, ratio.mean), ratio.by_reference
     if value is None:
         return own
     assert math.isclose(value, own.value, abs_tol=1e-9), (value, own)
@@ -200,7 +200,12 @@ def measure(
 
 def value(ratio: Ratio) -> float:
     """A metric over all its records, without its interval."""
-    return float(mean_ratio(columns(ratio.top, ratio.bottom).sum(axis=1)[None])[0])
+    return float(one(ratio)(columns(ratio.top, ratio.bottom).sum(axis=1)[None])[0])
+
+
+def one(ratio: Ratio) -> Callable[[Array], Array]:
+    """What makes one number of the sums (r, 2m) of a metric: (r,)."""
+    return ratio.mean or mean_ratio
 
 
 def columns(top: Array, bottom: Array) -> Array:
@@ -214,19 +219,20 @@ def columns(top: Array, bottom: Array) -> Array:
 
 def mean_ratio(sums: Array) -> Array:
     """Sums in that order (r, 2m) -> mean over the m of top / bottom, x / 0 being 0: (r,)."""
-    means: Array = _ratios(sums).mean(axis=1)
+    means: Array = each_ratio(sums).mean(axis=1)
     return means
 
 
 def harmonic_mean(sums: Array) -> Array:
     """As `mean_ratio`, but the harmonic mean of the m ratios, 0 where one of them is: (r,)."""
-    ratios = _ratios(sums)
+    ratios = each_ratio(sums)
     inverse = np.divide(1.0, ratios, out=np.full_like(ratios, np.inf), where=ratios > 0)
     means: Array = 1 / inverse.mean(axis=1)
     return means
 
 
-def _ratios(sums: Array) -> Array:
+def each_ratio(sums: Array) -> Array:
+    """Sums in that order (r, 2m) -> top / bottom, x / 0 being 0: (r, m)."""
     top, bottom = sums[:, 0::2], sums[:, 1::2]
     ratios: Array = np.divide(top, bottom, out=np.zeros_like(top), where=bottom != 0)
     return ratios
@@ -249,8 +255,7 @@ def _resample_counts(n: int) -> NDArray[np.int16]:
 def difference(before: Ratio, after: Ratio) -> Measure:
     """A metric `after` minus `before` over the same records, with its 95 % interval: both are resampled alike."""
     assert before.records == after.records, "a paired difference needs the same records"
-    sums = [columns(ratio.top, ratio.bottom) for ratio in (before, after)]
     counts = _resample_counts(len(before.records))
-    first, second = (mean_ratio(counts @ rows.T) for rows in sums)  # (RESAMPLES,) each
+    first, second = (one(r)(counts @ columns(r.top, r.bottom).T) for r in (before, after))  # (RESAMPLES,) each
     low, high = np.percentile(second - first, [2.5, 97.5])
     return Measure(value(after) - value(before), float(low), float(high))

@@ -25,7 +25,13 @@ Record = dict[str, Any]
 LITERAL_LIMIT = 100_000
 """Characters of a dialogue file at most: parsing a longer literal could exhaust memory or the stack."""
 
-_JSON_NAMES: Mapping[type, str] = {str: "a string", bool: "true or false", list: "a list", dict: "an object"}
+_JSON_NAMES: Mapping[type, str] = {
+    str: "a string",
+    int: "a whole number",
+    bool: "true or false",
+    list: "a list",
+    dict: "an object",
+}
 
 
 def read_text(path: Path) -> str:

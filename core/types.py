@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, TypeAlias, get_args
@@ -157,8 +157,9 @@ class Measure:
 class Ratio:
     """A metric as sum(top) / sum(bottom) over records, x / 0 being 0; see `core.metrics`.
 
-    top and bottom: (records,), or (records, m) for the mean of m such ratios. `by_reference` is the value where another
-    scorer computes it: the same up to rounding, which the result then keeps.
+    top and bottom: (records,), or (records, m) for the mean of m such ratios. `mean` makes something else of them: it
+    takes sums (r, 2m) as `core.metrics.mean_ratio` does. `by_reference` is the value where another scorer computes it:
+    the same up to rounding, which the result then keeps.
     """
 
     records: tuple[str, ...]
@@ -166,6 +167,7 @@ class Ratio:
     top: NDArray[np.float64]
     bottom: NDArray[np.float64]
     by_reference: float | None = None
+    mean: Callable[[NDArray[np.float64]], NDArray[np.float64]] | None = None
 
 
 Scored = Sequence[tuple[Sample, Completion, Score]]

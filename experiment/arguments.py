@@ -22,7 +22,8 @@ def parser(description: str = "Score a model on a task, on several, or on all.")
     """The arguments that both scripts take."""
     p = Parser(description=description)
     known = ", ".join(names("tasks", "TASK"))
-    p.add_argument("task", metavar="TASK", type=words, help=f"{known}; several with commas, or all: the paper's eight")
+    several = "all for the paper's eight, glue for AlphaEdit's six"
+    p.add_argument("task", metavar="TASK", type=words, help=f"{known}; several with commas, {several}")
     p.add_argument(
         "--model", help="name in hugging_cache/ or a folder (default: gpt2-xl if there, else the embedded model)"
     )

@@ -15,10 +15,10 @@ from core.registry import rows, spelled, stated
 from core.types import MODES, Edit, EditSet, Mode, per_update
 from experiment import measures as measured
 from inputs.sources import Source, find_data, find_edits, find_model, located, settings_file
-from tasks import EIGHT
+from tasks import GROUPS
 
 ALL, NONE = "all", "none"
-"""Words for the eight tasks of the paper, for every measure, and for none."""
+"""Words for every measure, and for none. What stands for several tasks is in `tasks.GROUPS`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +104,7 @@ def checked(asked: Experiment) -> Experiment:
     measures = measure_names(asked.measures)
     return replace(
         asked,
-        tasks=(ALL,) if tasks == EIGHT else tasks,
+        tasks=next(((word,) for word, group in GROUPS.items() if tasks == group), tasks),
         edit=edit,
         measures=(ALL,) if measures == measured.NAMES else measures or (NONE,),
     )
@@ -113,7 +113,7 @@ def checked(asked: Experiment) -> Experiment:
 def task_names(words: Sequence[str]) -> tuple[str, ...]:
     """The tasks that are meant, each once. UserError for one that there is not."""
     known = stated("tasks", "TASK", "file")
-    lists = (EIGHT if word.lower() == ALL else (spelled("task", word, known),) for word in words)
+    lists = (GROUPS.get(word.lower()) or (spelled("task", word, known),) for word in words)
     return tuple(dict.fromkeys(itertools.chain.from_iterable(lists)))
 
 

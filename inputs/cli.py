@@ -19,6 +19,7 @@ from core.types import DTYPES
 from inputs import official
 from inputs.embedded import EMBEDDED_MODEL, prepare_embedded
 from inputs.official import MOMENTS, REPOS
+from tasks import SIX
 
 KNOWN = ", ".join((EMBEDDED_MODEL, *REPOS))
 
@@ -39,8 +40,11 @@ def parser() -> Parser:
     model.add_argument("--overwrite", action="store_true", help="make it again even if it exists")
     model.set_defaults(run=lambda args: prepare_model(args.name, args.overwrite, args.repo, args.revision))
     sets = commands.add_parser("data", help="fetch the official data into data/")
-    usual, more = (", ".join(dict.fromkeys(one.name for one in part)) for part in (official.SETS, official.FACTS))
-    sets.add_argument("--only", nargs="+", metavar="NAME", default=[], help=f"{usual} (all by default); {more}")
+    usual, *more = (
+        ", ".join(dict.fromkeys(one.name for one in part)) for part in (official.SETS, official.FACTS, official.GLUE)
+    )
+    only = f"{usual} (all by default); {'; '.join(more)}, or glue for these six"
+    sets.add_argument("--only", nargs="+", metavar="NAME", default=[], help=only)
     sets.add_argument("--overwrite", action="store_true", help="fetch again what exists")
     sets.set_defaults(run=prepare_data)
     checking = commands.add_parser("check-data", help="validate a data folder, record by record")
@@ -106,7 +110,8 @@ def prepare_data(args: argparse.Namespace) -> Iterator[str]:
 
     tasks, edit_sets = discover("tasks", "TASK"), discover("edit_sets", "EDIT_SET")
     gatherer = datasets.Gatherer(folders.DATA, tasks, edit_sets, args.overwrite)
-    return gatherer.gather(datasets.chosen(official.SETS, args.only, official.FACTS))
+    only = [name for word in args.only for name in (SIX if word == "glue" else (word,))]
+    return gatherer.gather(datasets.chosen(official.SETS, only, (*official.FACTS, *official.GLUE)))
 
 
 def check_data(args: argparse.Namespace) -> Iterator[str]:

@@ -9,7 +9,7 @@ import logging
 import re
 import shutil
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -164,7 +164,11 @@ def from_web(source: Web, path: Path) -> dict[str, Any]:
     reasons = []
     for url in source.urls:
         try:
-            if source.members is None:
+            if source.convert is not None:
+                raw = path.parent / "raw"
+                download(url, raw, source.pin)
+                _convert(raw, source.convert, url, path)
+            elif source.members is None:
                 download(url, path, source.pin)
             else:
                 archive = path.parent / "archive.zip"
@@ -177,6 +181,15 @@ def from_web(source: Web, path: Path) -> dict[str, Any]:
         except UserError as error:
             reasons.append(str(error))
     raise UserError("; ".join(reasons))
+
+
+def _convert(raw: Path, convert: Callable[[bytes], str], url: str, path: Path) -> None:
+    """Write to `path` what is made of the file fetched from `url`. A UserError names that."""
+    try:
+        text = convert(raw.read_bytes())
+    except UserError as error:
+        raise UserError(f"{url}: {error}") from error
+    path.write_text(text, encoding="utf-8", newline="\n")
 
 
 def _unpack(archive: Path, members: str, folder: Path) -> None:

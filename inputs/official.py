@@ -7,10 +7,11 @@ Differs from the released files: those lack three rows of BoolQ and one of SAMSu
 are kept here. BoolQ's titles, which no prompt uses, are not on the hub.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from inputs import converters
+from inputs.pickled import GluePickle
 
 REPOS: Mapping[str, str] = {
     "gpt2-xl": "openai-community/gpt2-xl",
@@ -55,13 +56,14 @@ class Web:
     `pin` is the hash of the released file (inputs.download), None where it is not known; `noted` is the SHA-256 that
     others have measured: that a file is another one is said, and it is kept. `members` picks the files of a folder out
     of a zip archive by their path, its group is their name, and `pin` is then "folder:" and core.disk.digest.sha256 of
-    that folder.
+    that folder. `convert` makes the text that is kept of the file's bytes; the SHA-256 are then of the text.
     """
 
     urls: tuple[str, ...]
     pin: str | None
     members: str | None = None
     noted: str | None = None
+    convert: Callable[[bytes], str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,3 +218,22 @@ FACTS: tuple[DataSet, ...] = tuple(
     )
 )
 """Facts that others edit, fetched where they are named."""
+
+ALPHAEDIT = "https://raw.githubusercontent.com/jianghoucheng/AlphaEdit/d04ed2c2e576fa7d6805d1dcb1d60d6c35be7b8c/glue_eval/dataset"
+GLUE: tuple[DataSet, ...] = tuple(
+    DataSet(
+        f"glue_{name}",
+        f"task-data/test-glue_{name}.jsonl",
+        100,
+        Web((f"{ALPHAEDIT}/{file}.pkl",), None, convert=GluePickle(keys)),
+    )
+    for name, file, keys in (
+        ("cola", "cola", ("sentence", "label")),
+        ("mmlu", "mmlu", ("question", "choices", "answer")),
+        ("mrpc", "mrpc", ("sentence1", "sentence2", "label")),
+        ("nli", "nli", ("sentence1", "sentence2", "label")),
+        ("rte", "rte", ("sentence1", "sentence2", "label")),
+        ("sst", "sst2", ("sentence", "label")),
+    )
+)
+"""The rows that AlphaEdit's authors drew from the dev splits (NLI: RTE's train split), fetched where they are named."""

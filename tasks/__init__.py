@@ -11,4 +11,8 @@ EIGHT = (
     *("ClosedDomainQA", "dialogue", "NER", "NLI"),
     *("OpenDomainQA", "reasoning", "SentimentAnalysis", "summarization"),
 )
-"""Those of the paper, which `all` stands for. A further one is asked for by its name."""
+"""Those of the paper."""
+SIX = ("glue_cola", "glue_mmlu", "glue_mrpc", "glue_nli", "glue_rte", "glue_sst")
+"""Those of AlphaEdit's authors, which many papers after it report."""
+GROUPS = {"all": EIGHT, "glue": SIX}
+"""Words for several tasks. A further task is asked for by its name."""
