@@ -21,6 +21,7 @@ from experiment import quality
 from experiment.editing import Update
 from experiment.quality import Probe
 from experiment.scoring import result_of
+from tasks import EIGHT
 
 TASKS = discover("tasks", "TASK")
 MODEL = {"name": "gpt2-xl", "sha256": "5a" * 32, "dtype": "float32"}
@@ -182,7 +183,7 @@ def whole_study(root: Path, likely: bool = True) -> None:
 
     With measures of likelihood, or as older results are. RECT does less harm than editing less, a random share more.
     """
-    for i, task in enumerate(TASKS):
+    for i, task in enumerate(sorted(EIGHT, key=str.lower)):
         skill = 0.55 + 0.04 * i
 
         def made(skill: float, edited: Edited | None = None, harm: float = 0.0, task: str = task, **more: Any) -> None:

@@ -4,6 +4,7 @@ Nothing else is ever raised, run, or waited for.
 """
 
 import json
+import pickle
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from core.registry import discover
 from edit_sets.zsre import EDIT_SET
 from editors.mend.settings import MENDSettings
 from inputs import check
+from inputs.pickled import EXAMPLES, TESTS, GluePickle
 from inputs.sources import find_edits
 
 TASKS, EDITORS = discover("tasks", "TASK"), discover("editors", "EDITOR")
@@ -111,6 +113,19 @@ def test_edits_of_other_formats(name: str, draw: Any, tmp_path: Path) -> None:
 def test_a_file_of_some_format(draw: Any, tmp_path: Path) -> None:
     path = put(tmp_path, "facts.json", draw.draw(st.one_of(*FACTS.values())))
     h.read_or_refused(lambda: find_edits(path, None)[0].records(path), path)
+
+
+ROWS = [{"sentence": "It rained.", "label": 1}] * (EXAMPLES + TESTS)
+
+
+@h.hostile(content=h.files(pickle.dumps(ROWS), h.values.map(lambda value: pickle.dumps([value] * 110))))
+def test_a_pickle(content: bytes) -> None:
+    try:
+        text = GluePickle(("sentence", "label"))(content)
+    except UserError as error:
+        assert len(str(error).splitlines()) == 1 and len(str(error)) < 300
+    else:
+        assert len([json.loads(line) for line in text.splitlines()]) == TESTS
 
 
 PATHS = (EDIT_SET.file, *EDIT_SET.training_files)

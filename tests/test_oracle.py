@@ -15,6 +15,7 @@ from report_samples import named
 from core.metrics import summarize
 from core.registry import discover
 from core.types import Completion, Sample, Scored
+from tasks import SIX
 from tasks._entities import KINDS, claims, iob2
 
 TASKS = discover("tasks", "TASK")
@@ -24,7 +25,7 @@ WORDS: dict[str, Callable[[Any], str]] = {
     "reasoning": lambda reference: reference["answer"],
     "OpenDomainQA": lambda reference: reference[0],
     "NER": lambda reference: ", ".join(named(reference)),
-    **dict.fromkeys(("NLI", "ClosedDomainQA", "dialogue", "summarization", "SentimentAnalysis"), str),
+    **dict.fromkeys(("NLI", "ClosedDomainQA", "dialogue", "summarization", "SentimentAnalysis", *SIX), str),
 }
 files = pytest.mark.parametrize("folder", [SAMPLE, REAL], ids=["sample", "real"])
 

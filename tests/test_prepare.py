@@ -167,7 +167,7 @@ def test_the_sample_data_is_what_the_issue_asks_for() -> None:
         assert edit.target.strip().lower() != edit.old.strip().lower()
 
 
-@pytest.mark.parametrize("name", ["make_zsre.py", "make_edit_sets.py"])
+@pytest.mark.parametrize("name", ["make_zsre.py", "make_edit_sets.py", "make_glue.py"])
 def test_the_sample_data_is_what_its_script_makes(name: str) -> None:
     command = [sys.executable, f"data/sample/{name}", "--check"]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)

@@ -1,4 +1,4 @@
-"""The eight tasks: prompts to the letter, completions read, metrics worked out by hand, files well and ill formed.
+"""The tasks: prompts to the letter, completions read, metrics worked out by hand, files well and ill formed.
 
 NER's own rules are in test_ner.py.
 """
@@ -17,6 +17,7 @@ import tasks
 from core.errors import UserError
 from core.metrics import summarize
 from core.types import Completion, Sample, Score, Task
+from tasks import SIX
 from tasks.closed_domain_qa import TASK as CLOSED
 from tasks.dialogue import TASK as DIALOGUE
 from tasks.ner import TASK as NER
@@ -51,6 +52,12 @@ FILES = {
     "summarization": json.dumps([{"id": "13", "summary": "A met B.", "dialogue": "A: Hi\r\nB: Yo"}]),
     "NER": "-DOCSTART- -X- -X- O\n\nAda NN X B-PER\n, , X O\nof IN X O\nYork NN X B-LOC\n. . X O\n",
     "SentimentAnalysis": "sentence\tlabel\nit 's a charming \t1\nbad\t0\n",
+    "glue_cola": json.dumps({"sentence": "It {rained}.", "label": 1}),
+    "glue_mmlu": json.dumps({"question": "Which?", "choices": ["one", "two", "{A}", "four"], "answer": 2}),
+    "glue_mrpc": json.dumps({"sentence1": "a b .", "sentence2": "b a .", "label": 0}),
+    "glue_nli": json.dumps({"sentence1": "A cat.", "sentence2": "A pet.", "label": "entailment"}),
+    "glue_rte": json.dumps({"sentence1": "A cat.", "sentence2": "A pet.", "label": 0}),
+    "glue_sst": json.dumps({"sentence": "charming ", "label": 1}),
 }
 PROMPTS = {
     "reasoning": "Q: What is 9 * 2? A:Let's think step by step. It is 9 * 2 = <<9*2=18>>18.\n"
@@ -66,6 +73,12 @@ PROMPTS = {
     "NER": "Please identify Person Entity from the given text. Text: Ada, of York. Entity:",
     "SentimentAnalysis": "For each snippet of text,label the sentiment of the text as positive or negative."
     "The answer should be exact 'positive' or 'negative'. text: it 's a charming  answer:",
+    "glue_cola": "Is this sentence linguistically acceptable?\nSentence: It {rained}.\nAnswer: ",
+    "glue_mmlu": "Question: Which?\n(A) one\n(B) two\n(C) {A}\n(D) four\nAnswer:",
+    "glue_mrpc": "Are the sentences paraphrases of each other.\nSentence 1: a b .\nSentence 2: b a .\nAnswer:",
+    "glue_nli": "A cat. entails the A pet. True or False? Answer:",
+    "glue_rte": "A cat.\nquestion: A pet. True or False?\nanswer:",
+    "glue_sst": "Review :charming \nSentiment :",
 }
 SHAPES: dict[str, tuple[str, int, tuple[str, ...], str]] = {
     "reasoning": ("test-reasoning.jsonl", 5, (), "solve_rate"),
@@ -76,13 +89,19 @@ SHAPES: dict[str, tuple[str, int, tuple[str, ...], str]] = {
     "summarization": ("test-summarization.json", 25, (), "rouge_mean"),
     "NER": ("test-NER.txt", 10, (), "f1"),
     "SentimentAnalysis": ("test-SentimentAnalysis.tsv", 1, ("positive", "negative"), "accuracy"),
+    "glue_cola": ("test-glue_cola.jsonl", 5, ("Yes", "No"), "accuracy"),
+    "glue_mmlu": ("test-glue_mmlu.jsonl", 5, ("A", "B", "C", "D"), "accuracy"),
+    "glue_mrpc": ("test-glue_mrpc.jsonl", 5, ("Yes", "No"), "accuracy"),
+    "glue_nli": ("test-glue_nli.jsonl", 5, ("True", "False"), "accuracy"),
+    "glue_rte": ("test-glue_rte.jsonl", 5, ("True", "False"), "accuracy"),
+    "glue_sst": ("test-glue_sst.jsonl", 5, ("positive", "negative"), "accuracy"),
 }
 RELEASED = {
     "reasoning": {"as_released"},
     "OpenDomainQA": {"as_released"},
     "ClosedDomainQA": {"as_released_before_edit", "as_released_after_edit"},
     "dialogue": {"as_released_before_edit", "as_released_after_edit"},
-    **{name: {"as_released"} for name in ("NER", "NLI", "SentimentAnalysis", "summarization")},
+    **{name: {"as_released"} for name in ("NER", "NLI", "SentimentAnalysis", "summarization", *SIX)},
 }
 
 
@@ -146,7 +165,8 @@ def test_intervals_hold_their_values(task: Task, tmp_path: Path) -> None:
     sample = next(iter(task.samples(write(tmp_path, task, FILES[task.name]))))
     said = [(sample, completion, task.score(sample, completion)) for completion in map(Completion, ("", " 18", " A"))]
     summary = summarize(task, said)
-    assert all(0 <= measure.low <= measure.value <= measure.high for measure in summary.values())
+    least = {"mcc": -1}
+    assert all(least.get(name, 0) <= one.low <= one.value <= one.high for name, one in summary.items())
     assert summarize(task, said) == summary
 
 
@@ -199,6 +219,8 @@ NQ = {"question": "q", "answer": ["a"], "output": ["p"]}
 BOOLQ = {"question": "q", "answer": True, "passage": "p"}
 MUTUAL = {"answers": "A", "options": ["a", "b", "c", "d"], "article": "x", "id": "dev_1"}
 SAMSUM = {"id": "1", "summary": "s", "dialogue": "d"}
+PAIR = {"sentence1": "a", "sentence2": "b", "label": 1}
+MMLU = {"question": "q", "choices": ["a", "b", "c", "d"], "answer": 3}
 RTE = "index\tsentence1\tsentence2\tlabel\n0\ta\tb\tentailment\n"
 
 
@@ -219,6 +241,13 @@ RTE = "index\tsentence1\tsentence2\tlabel\n0\ta\tb\tentailment\n"
         (DIALOGUE, MUTUAL, {"article": 1}, "dev_1.txt: expected a string in 'article', got 1"),
         (SUMMARIZATION, SAMSUM, {"id": 1}, ": record 0: expected a string in 'id', got 1"),
         (SUMMARIZATION, SAMSUM, {"summary": None}, ": record 0: expected a string in 'summary', got None"),
+        (TASKS["glue_rte"], PAIR, {"label": 2}, ":1: expected a label among 0, 1, got '2'"),
+        (TASKS["glue_rte"], PAIR, {"label": "1"}, ":1: expected a whole number in 'label', got '1'"),
+        (TASKS["glue_rte"], PAIR, {"label": True}, ":1: expected a label among 0, 1, got 'True'"),
+        (TASKS["glue_mrpc"], PAIR, {"sentence2": 1}, ":1: expected a string in 'sentence2', got 1"),
+        (TASKS["glue_nli"], {**PAIR, "label": "entailment"}, {"label": "x"}, ":1: expected a label among entailment"),
+        (TASKS["glue_mmlu"], MMLU, {"choices": ["a"]}, ":1: expected a list of 4 strings in 'choices', got ['a']"),
+        (TASKS["glue_mmlu"], MMLU, {"answer": 4}, ":1: expected a label among 0, 1, 2, 3, got '4'"),
     ],
 )
 def test_malformed_records(tmp_path: Path, task: Task, good: dict[str, Any], change: Any, message: str) -> None:
