@@ -21,6 +21,7 @@ METRICS = {
     "exact_match": "exact match",
     "rouge_mean": "ROUGE",
     "f1": "F1",
+    "mcc": "MCC",
     "choice_accuracy": "choice accuracy",
     "as_released": "as released",
     "as_released_after_edit": "as released",

@@ -31,7 +31,7 @@ from core.script import script
 from experiment import cli, course, models
 from experiment.asked import task_names
 from inputs import sources
-from tasks import EIGHT
+from tasks import EIGHT, SIX
 
 TASKS, EDITORS = discover("tasks", "TASK"), discover("editors", "EDITOR")
 SAMPLE = ROOT / "data/sample"
@@ -301,6 +301,20 @@ def test_all_tasks_after_one_round_of_editing(call: Call, tmp_path: Path, monkey
     for name in EIGHT:
         path = tmp_path / f"out/tiny-gpt2/test-{name}/result-{name}-Instance-Sequential-ROME-2.json"
         assert path.is_file()
+
+
+def test_the_six_glue_tasks_before_and_after_an_edit(call: Call, tmp_path: Path) -> None:
+    """Like any others: result files, measures, the comparison with what was before."""
+    assert call("glue", "--limit", 2).code == 0
+    run = call("glue", "Instance-Sequential", "ROME", 0, 1, 1, "--limit", 2, after=True)
+    assert run.code == 0
+    for name in SIX:
+        folder = tmp_path / f"out/tiny-gpt2/test-{name}"
+        for one in ("before-edit", "Instance-Sequential-ROME-1"):
+            found = result(folder, f"result-{name}-{one}")
+            assert {"f1", "mcc", "as_released", "choice_probability", "text_logprob", "drift"} <= {*found["metrics"]}
+            assert found["n"] == found["completions"] == len(samples(folder, f"result-{name}-{one}")) == 2
+        assert re.search(rf"^{name} accuracy [0-9.]+ -> [0-9.]+ \(2 records", run.out, re.MULTILINE)
 
 
 def test_a_regulariser_is_in_the_name(call: Call, tmp_path: Path) -> None:
