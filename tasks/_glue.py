@@ -1,6 +1,8 @@
 """What the six tasks share that AlphaEdit's authors score edited models on (their `glue_eval`, 2024), zero-shot.
 
-As in the other label tasks the completion's first word is the answer, and the measures are theirs; then
+Five new tokens often hold more than a word (" The answer is True."), so the answer is the one label word that stands in
+the completion's first line that is not blank: as a whole word, alone (not "True or False") and without a "not". The
+measures are those of the other label tasks; then
 
     f1, mcc        weighted F1 and Matthews's correlation of these answers
     as_released    the weighted F1 that the released code calls `f1`: another way to read the same completions
@@ -9,20 +11,22 @@ Differs from the released code: there a word may stand anywhere in the text behi
 the words are tried in a fixed order, and "no" is found in "know". What holds none of them is a label of its own there,
 -1, and so it is here, where it also counts as unanswered. Its `mcc` is of that reading. Its `f1_new` asks which word is
 likelier by its mean token, choice_accuracy which is by its first token; both are the same for words of one token. The
-prompts are the released ones without examples; five new tokens, as there.
+prompts are the released ones without examples, and the number of new tokens is theirs.
 
 The data hold the 100 records that number_of_tests = 100 takes there: those behind the first ten, which it keeps for
 examples. Their order is the file's.
 """
 
+import string
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from core import readers as files
+from core.metrics import first_line
 from core.types import Ratio, Sample, Scored
 from tasks._agreement import agreement
-from tasks._label import LabelTask
+from tasks._label import LabelTask, read_label
 
 INVALID = "-1"
 
@@ -56,6 +60,12 @@ class GlueTask(LabelTask):
         """The right label word."""
         number = files.field(record, self.label_key, int, where)
         return files.label(str(number), {str(i): word for i, word in enumerate(self.labels)}, where)
+
+    def read(self, text: str) -> str | None:
+        words = first_line(text.lstrip()).split()
+        said = {read_label(word, self.choices, self.match_case) for word in words} - {None}
+        denied = any(word.strip(string.punctuation).lower() == "not" for word in words)
+        return said.pop() if len(said) == 1 and not denied else None
 
     def as_released(self, prompt: str, text: str) -> str:
         """The label word that the released code reads; INVALID if there is none."""

@@ -42,9 +42,13 @@ class LabelTask(ABC):
         """
         return {}
 
+    def read(self, text: str) -> str | None:
+        """The answer in a completion; None if it has none."""
+        return read_label(text, self.choices, self.match_case)
+
     def score(self, sample: Sample, completion: Completion) -> Score:
         gold = sample.reference
-        answer = read_label(completion.text, self.choices, self.match_case)
+        answer = self.read(completion.text)
         parts = {"choice_accuracy": float(completion.choice == gold), **self.released(sample, completion.seen)}
         return Score(None if answer is None else float(answer == gold), answer or "", parts)
 

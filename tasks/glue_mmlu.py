@@ -1,7 +1,6 @@
 r"""glue_mmlu: a question with four answers from many subjects (MMLU), as AlphaEdit's authors ask for it.
 
-Source: Hendrycks et al. 2021 (MMLU). Answers 0 to 3 -> A to D. The answer is the completion's first word, a capital
-letter with or without brackets.
+Source: Hendrycks et al. 2021 (MMLU). Answers 0 to 3 -> A to D: capital letters, with or without brackets.
 
 Differs from the released code: see tasks/_glue.py. as_released wants a letter, whatever its case, right before a line
 break in what follows the prompt, "a\n" first: " B" alone is none, and "\nBerlin is a\n" is A.
