@@ -1,5 +1,7 @@
 """Tiny random models of every family, and the parts tests share. CPU, seconds."""
 
+import copy
+import functools
 import json
 import logging
 import os
@@ -118,6 +120,13 @@ def tiny(family: str, seed: int = 0, **changes: Any) -> LM:
 
     `changes` are values of its configuration.
     """
+    model, tokenizer = copy.deepcopy(made(family, seed, json.dumps(changes)))
+    return LM(model, tokenizer, f"tiny-{family}")
+
+
+@functools.cache
+def made(family: str, seed: int, changes: str) -> tuple[Any, Any]:
+    """What is made once and copied for each test: training a tokenizer takes longer than most tests."""
     if family == "llama":
         tokenizer = sentencepiece_like()
     else:
@@ -125,10 +134,10 @@ def tiny(family: str, seed: int = 0, **changes: Any) -> LM:
     ids = dict(
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.eos_token_id
     )
-    sizes = {**CONFIGS, **OTHERS}[family] | changes
+    sizes = {**CONFIGS, **OTHERS}[family] | json.loads(changes)
     config = AutoConfig.for_model(family, vocab_size=len(tokenizer), initializer_range=0.15, **ids, **sizes)
     torch.manual_seed(seed)
-    return LM(AutoModelForCausalLM.from_config(config, dtype=torch.float32), tokenizer, f"tiny-{family}")
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float32), tokenizer
 
 
 @pytest.fixture(autouse=True)
