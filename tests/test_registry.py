@@ -56,7 +56,7 @@ def test_a_file_is_a_plug_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("nerr", r"^unknown task 'nerr': did you mean 'NER'\?; known: ClosedDomainQA, dialogue, NER"),
+        ("nerr", r"^unknown task 'nerr': did you mean 'NER'\?; known: ClosedDomainQA, dialogue, glue_cola"),
         ("closedomainqa", "did you mean 'ClosedDomainQA'"),
         ("sentiment", "did you mean 'SentimentAnalysis'"),
         ("xyzzy", r"^unknown task 'xyzzy'; known: ClosedDomainQA"),
