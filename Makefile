@@ -12,7 +12,7 @@ $(VENV)/ready: requirements.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
-$(VENV)/ready-dev: requirements.txt requirements-dev.txt | $(VENV)/ready
+$(VENV)/ready-dev: requirements.txt requirements-dev.txt requirements-lm-eval.txt | $(VENV)/ready
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from analysis.collect import Run
 from core.errors import UserError
-from core.metrics import mean, part, records, value
+from core.metrics import by_parts, mean, records, value
 from core.metrics import ratios as measured
 from core.registry import discover
 from core.results import read_samples
@@ -50,13 +50,12 @@ def _tasks() -> dict[str, Task]:
 
 
 class Absent:
-    """Where a task's plug-in is absent: its headline as the mean score, and the parts that every sample has."""
+    """Where there is no plug-in of a task, as for those of lm-evaluation-harness: its mean score and its parts."""
 
     def __init__(self, headline: str) -> None:
         self.headline = headline
 
     def ratios(self, scored: Scored) -> dict[str, Ratio]:
         """Some of the metrics, and maybe others: they are compared with those of the result."""
-        names = set.intersection(*(set(score.parts) for _, _, score in scored))
         score = mean(scored, (score.value or 0.0 for _, _, score in scored))
-        return {self.headline: score, **{name: part(scored, name) for name in sorted(names)}}
+        return {self.headline: score, **by_parts(scored)}

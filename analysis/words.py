@@ -15,6 +15,7 @@ KINDS = {
     "official": "the official sets",
     "sample": "the sample data of this repository",
     "custom": "custom data",
+    "lm-eval": "tasks of lm-evaluation-harness",
 }
 METRICS = {
     "solve_rate": "solve rate",

@@ -26,6 +26,8 @@ RESAMPLES = 1000
 SEED = 0
 MEASURES = ("text_logprob", "reference_logprob", "reference_logprob_best", "choice_probability", "drift")
 """How likely a model finds the texts of a sample: see core.lm.likelihood."""
+BELOW = "/n"
+"""Behind the name of one of `Score.parts`: what it is a share of, where that is not 1."""
 ROUGE_TYPES = ("rouge1", "rouge2", "rougeL")
 
 Array = NDArray[np.float64]
@@ -131,6 +133,23 @@ def mean(scored: Scored, values: Iterable[float], counted: Iterable[float] | Non
 def part(scored: Scored, name: str) -> Ratio:
     """The mean of `Score.parts[name]`."""
     return mean(scored, (score.parts[name] for _, _, score in scored))
+
+
+def by_parts(scored: Scored) -> dict[str, Ratio]:
+    """Each of `Score.parts` summed up, over the sum of the part called so with BELOW, which is 1 where there is none.
+
+    A sample that has not the part does not count.
+    """
+    parts = [score.parts for _, _, score in scored]
+    names = dict.fromkeys(name for own in parts for name in own if not name.endswith(BELOW))
+    return {
+        name: mean(
+            scored,
+            (own.get(name, 0.0) for own in parts),
+            (own.get(name + BELOW, 1.0) * (name in own) for own in parts),
+        )
+        for name in names
+    }
 
 
 def headline(name: str, scored: Scored) -> dict[str, Ratio]:

@@ -14,9 +14,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from experiment.notebook import edited, edits, expect, load, probe, score, wrap
+    from experiment.notebook import edited, edits, expect, load, probe, score, wrap, yardsticks
 
-__all__ = ["edited", "edits", "expect", "load", "probe", "score", "wrap"]
+__all__ = ["edited", "edits", "expect", "load", "probe", "score", "wrap", "yardsticks"]
 
 
 def __getattr__(name: str) -> Any:

@@ -25,6 +25,16 @@ def parser(description: str = "Score a model on a task, on several, or on all.")
     several = "all for the paper's eight, glue for AlphaEdit's six"
     p.add_argument("task", metavar="TASK", type=words, help=f"{known}; several with commas, {several}")
     p.add_argument(
+        "--lm-eval",
+        type=words,
+        default=(),
+        metavar="NAME,NAME",
+        help="tasks of lm-evaluation-harness to score on too, e.g. mmlu,hellaswag (requirements-lm-eval.txt)",
+    )
+    p.add_argument(
+        "--lm-eval-tasks", type=Path, metavar="DIR", help="folder with *.yaml of further tasks for --lm-eval"
+    )
+    p.add_argument(
         "--model", help="name in hugging_cache/ or a folder (default: gpt2-xl if there, else the embedded model)"
     )
     p.add_argument("--device", help="e.g. cuda, cuda:1 or cpu (default: cuda if there)")
@@ -126,6 +136,8 @@ FLAGS = (
         "checkpoints",
         "regularizer",
         "keep",
+        "lm_eval",
+        "lm_eval_tasks",
         "edits",
         "edit_format",
         "target",

@@ -14,6 +14,7 @@ from core.folders import RESULTS
 from core.registry import rows, spelled, stated
 from core.types import MODES, Edit, EditSet, Mode, per_update
 from experiment import measures as measured
+from experiment.yardsticks.installed import installed
 from inputs.sources import Source, find_data, find_edits, find_model, located, settings_file
 from tasks import GROUPS
 
@@ -67,11 +68,14 @@ class EditRequest:
 class Experiment:
     """What is asked for: tasks to score a model on, as it is (`edit` is None) or after edits.
 
+    `lm_eval` names tasks of lm-evaluation-harness beside them, also some of the folder `lm_eval_tasks`.
     `seed` is of all that is drawn but the edits. Without one it is that of drawn edits, so that repeats differ in all;
     else 0.
     """
 
     tasks: tuple[str, ...] = ("all",)
+    lm_eval: tuple[str, ...] = ()
+    lm_eval_tasks: Path | None = None
     model: str | None = None
     edit: EditRequest | None = None
     data: Path | None = None
@@ -100,6 +104,8 @@ def checked(asked: Experiment) -> Experiment:
     for name, (file,) in stated("tasks", "TASK", "file").items():
         if name in tasks:
             located(f"task-data/{file}", asked.data)
+    if asked.lm_eval or asked.lm_eval_tasks:
+        installed(asked.lm_eval, asked.lm_eval_tasks)
     edit = None if asked.edit is None else _edit(asked.edit, asked.model, asked.data)
     measures = measure_names(asked.measures)
     return replace(

@@ -51,6 +51,8 @@ class Sweep:
     grid: tuple[Block, ...]
     checkpoints: tuple[int, ...] = (0, 1, 2, 5, 10, 20)
     tasks: tuple[str, ...] = ("all",)
+    lm_eval: tuple[str, ...] = ()
+    lm_eval_tasks: str | None = None
     models: tuple[str, ...] = ()
     begin: int = 200
     step: int = 1
@@ -145,6 +147,8 @@ def _experiment(sweep: Sweep, model: str | None, edit: EditRequest | None = None
     draw = (edit.draw if edit else None) or 0
     return Experiment(
         tasks=sweep.tasks,
+        lm_eval=sweep.lm_eval,
+        lm_eval_tasks=None if sweep.lm_eval_tasks is None else Path(sweep.lm_eval_tasks),
         model=model,
         edit=edit,
         data=None if sweep.data is None else Path(sweep.data),

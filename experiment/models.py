@@ -16,6 +16,7 @@ from core.types import Edit, Editor
 from experiment.asked import Placement
 from experiment.editing import editor_of
 from experiment.quality import Probe, probe
+from experiment.yardsticks.found import Yardsticks
 from inputs.sources import find_model
 
 
@@ -72,11 +73,12 @@ class Bench:
 
 
 class Models:
-    """See the module's docstring. One model is held at a time."""
+    """See the module's docstring. One model is held at a time. `yardsticks` are read once for all of them."""
 
     def __init__(self) -> None:
         self._identified: dict[str | None, Model] = {}
         self._held: tuple[Any, Bench] | None = None
+        self.yardsticks = Yardsticks()
 
     def identify(self, given: str | None) -> Model:
         """The model that `--model` names (None: the default), found and hashed. UserError if there is none."""

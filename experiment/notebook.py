@@ -1,4 +1,4 @@
-"""The words of a notebook: load, wrap, edits, edited, probe, expect, score."""
+"""The words of a notebook: load, wrap, edits, edited, probe, expect, score, yardsticks."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,6 +26,8 @@ from experiment.plan import complete, limited
 from experiment.quality import Probe
 from experiment.quality import probe as probe
 from experiment.scoring import score_model
+from experiment.yardsticks.found import Yardsticks
+from experiment.yardsticks.yardstick import Yardstick
 from inputs.sources import find_data, find_edits, find_model, settings_file
 
 
@@ -144,9 +146,17 @@ class Scores:
         return results.table(self.metrics, self.n)
 
 
+def yardsticks(*names: str, tasks: Path | str | None = None) -> list[Yardstick]:
+    """Tasks of lm-evaluation-harness for `score`; `tasks` is a folder with *.yaml of further ones.
+
+    A group that has a score is one, any other as many as it has members. Raises UserError as --lm-eval does.
+    """
+    return Yardsticks().of(names, None if tasks is None else Path(tasks))
+
+
 def score(
     lm: LM,
-    task: str,
+    task: str | Yardstick,
     *,
     limit: int | None = None,
     data: Path | str | None = None,
@@ -155,10 +165,11 @@ def score(
 ) -> Scores:
     """Score the model, as it is now, on the first `limit` records of a task. UserError for data it cannot read.
 
+    `task` is a task's name, or one of `yardsticks`, of which no measures are taken beside the score.
     `unedited` is what `expect` returned of the same records before the edits: with it the drift is measured too.
     """
     chosen, samples = _samples(task, limit, data)
-    wanted = {*measures.NAMES} if unedited is not None else {*measures.NAMES} - {"drift"}
+    wanted = () if isinstance(chosen, Yardstick) else _measures(unedited)
     asked = questions(lm, chosen, samples, wanted, unedited)
     scored = score_model(lm, chosen, samples, batch_tokens, asked=asked)
     return Scores(chosen.name, summarize(chosen, scored), len({sample.record for sample in samples}), scored)
@@ -170,7 +181,13 @@ def expect(lm: LM, task: str, *, limit: int | None = None, data: Path | str | No
     return measured(lm, chosen, samples)
 
 
-def _samples(task: str, limit: int | None, data: Path | str | None) -> tuple[Task, list[Sample]]:
+def _measures(unedited: Sequence[Expected] | None) -> set[str]:
+    return {*measures.NAMES} if unedited is not None else {*measures.NAMES} - {"drift"}
+
+
+def _samples(task: str | Yardstick, limit: int | None, data: Path | str | None) -> tuple[Task, list[Sample]]:
+    if isinstance(task, Yardstick):
+        return task, task.first(limit)
     chosen: Task = pick("task", task, discover("tasks", "TASK"))
     return chosen, limited(list(chosen.samples(_file(f"task-data/{chosen.file}", data))), limit)
 

@@ -18,10 +18,12 @@ from core.errors import UserError
 from core.registry import discover
 from core.types import Edit, Editor, EditSet, Regularizer, Sample, Task
 from experiment.asked import EditRequest, Experiment, checked, edit_file, measure_names, task_names, updates_of
+from experiment.yardsticks.installed import KIND
 from inputs.sources import Source, default_model, find_data, settings_file
 
 if TYPE_CHECKING:  # torch takes seconds to import, and command lines are read without it
     from experiment.models import Model, Models
+    from experiment.yardsticks.found import Yardsticks
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +94,10 @@ class Plan:
         """Where the results of the unedited model are: `root`, but for drawn edits, which have a folder in it."""
         return self.root if self.schedule is None or self.schedule.request.draw is None else self.root.parent
 
+    def measured(self, task: Task) -> tuple[str, ...]:
+        """What is measured beside a task's score: nothing beside that of a task of lm-evaluation-harness."""
+        return () if self.sources[task.name].kind == KIND else self.measures
+
     @property
     def edited(self) -> dict[str, Any]:
         """What decides the edited weights."""
@@ -106,10 +112,7 @@ def resolve(experiment: Experiment, models: Models) -> Plan:
     Nothing on the disk changes, but that the embedded model is prepared where it is asked for and absent.
     """
     experiment = checked(experiment)
-    known: dict[str, Task] = discover("tasks", "TASK")
-    tasks = [known[name] for name in task_names(experiment.tasks)]
-    sources = {task.name: find_data(f"task-data/{task.file}", experiment.data) for task in tasks}
-    samples = {t.name: limited(list(t.samples(sources[t.name].path)), experiment.limit) for t in tasks}
+    tasks, sources, samples = _asked(experiment, models.yardsticks)
     request = experiment.edit
     parts = None if request is None else _parts(request, experiment.data)  # before a model is hashed
     model = models.identify(experiment.model)
@@ -135,6 +138,24 @@ def resolve(experiment: Experiment, models: Models) -> Plan:
             wanted.append(Wanted(task, count, stem, settings))
     measures = measure_names(experiment.measures)
     return Plan(experiment, model, root, sources, samples, schedule, tuple(wanted), measures)
+
+
+def _asked(
+    experiment: Experiment, yardsticks: Yardsticks
+) -> tuple[list[Task], dict[str, Source], dict[str, list[Sample]]]:
+    """The tasks, then those of lm-evaluation-harness, and by their names where their records come from, and these."""
+    known: dict[str, Task] = discover("tasks", "TASK")
+    tasks = [known[name] for name in task_names(experiment.tasks)]
+    limit = experiment.limit
+    sources = {task.name: find_data(f"task-data/{task.file}", experiment.data) for task in tasks}
+    samples = {task.name: limited(list(task.samples(sources[task.name].path)), limit) for task in tasks}
+    further = yardsticks.of(experiment.lm_eval, experiment.lm_eval_tasks) if experiment.lm_eval else []
+    for yardstick in further:
+        if yardstick.name in known:
+            raise UserError(f"--lm-eval: {yardstick.name} is the name of a task here, whose results it would replace")
+        sources[yardstick.name] = yardstick.source(limit)
+        samples[yardstick.name] = yardstick.first(limit)
+    return [*tasks, *further], sources, samples
 
 
 def limited(samples: Sequence[Sample], limit: int | None) -> list[Sample]:

@@ -26,6 +26,7 @@ from experiment.scoring import result_of, score_model
 from experiment.stopped.checkpoint import Checkpoint
 from experiment.stopped.journal import Journal
 from experiment.stopped.note import FOLDER, Note
+from experiment.yardsticks.installed import KIND
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,8 @@ class _Run:
             with timed(self.seconds, "expect"):
                 folder = self.plan.unedited / "expected"
                 for name, task in tasks.items():
+                    if "drift" not in self.plan.measured(task):
+                        continue
                     self.expected[name] = unedited.kept(lm, task, self.plan.samples[name], folder)
 
     def _advance(self, course: Course, count: int) -> None:
@@ -172,7 +175,7 @@ class _Run:
         journal = Journal(wanted.beside("journal"), hashlib.sha256(key.encode()).hexdigest())
         try:
             with timed(self.seconds, "score"):
-                asked = questions(bench.lm, task, samples, self.plan.measures, self.expected.get(task.name))
+                asked = questions(bench.lm, task, samples, self.plan.measured(task), self.expected.get(task.name))
                 scored = score_model(bench.lm, task, samples, budget, journal, asked)
         finally:
             self.kept["completions"] = f"{len(journal)} of {len(samples)} completions of {task.name}"
@@ -191,9 +194,14 @@ class _Run:
         return Made(wanted, result, new)
 
     def _over(self, count: int) -> bool:
-        """Whether the model is to be edited no further than a smaller number of edits, where no task was left whole."""
+        """Whether the model is to be edited no further than a smaller number of edits, where no task was left whole.
+
+        A yardstick may have no text to collapse, and has no say.
+        """
         by_count: dict[int, list[bool]] = {}
         for wanted in self.plan.wanted:
+            if self.plan.sources[wanted.task.name].kind == KIND:
+                continue
             by_count.setdefault(wanted.edits, []).append((wanted.task.name, wanted.edits) not in self.collapsed)
         return self.plan.experiment.stop_when_collapsed and any(n < count and not any(by_count[n]) for n in by_count)
 

@@ -13,6 +13,7 @@ from core.lm.model import LM
 from core.metrics import records, summarize
 from core.results import Result
 from core.types import Completion, Sample, Score, Scored, Task
+from experiment.yardsticks.yardstick import Yardstick
 
 
 def score_model(
@@ -23,13 +24,16 @@ def score_model(
     done: MutableMapping[int, Completion] | None = None,
     asked: Sequence[Asked] | None = None,
 ) -> list[tuple[Sample, Completion, Score]]:
-    """Complete and judge every sample, and measure what is `asked` of it.
+    """Complete and judge every sample, and measure what is `asked` of it (of a yardstick's nothing is).
 
     `done` holds completions by index: an earlier run's, in the end all.
     """
     prompts = [sample.prompt for sample in samples]
     try:
-        completions = complete(lm, prompts, task.max_new_tokens, task.choices, batch_tokens, done, asked)
+        if isinstance(task, Yardstick):
+            completions = task.complete(lm, samples, batch_tokens, done)
+        else:
+            completions = complete(lm, prompts, task.max_new_tokens, task.choices, batch_tokens, done, asked)
     except torch.OutOfMemoryError as error:
         raise UserError(f"{task.name}: one prompt alone does not fit in memory; try --dtype bfloat16") from error
     return [(s, c, task.score(s, c)) for s, c in zip(samples, completions, strict=True)]
@@ -47,7 +51,7 @@ def result_of(
         n=len(records(scored)),
         completions=len(scored),
         truncated=sum(completion.truncated for _, completion, _ in scored),
-        degenerate=degenerate(scored),
+        degenerate=degenerate(scored, task.max_new_tokens > 0),
         published=published.beside(settings, metrics),
         settings=settings,
         environment=environment,
@@ -55,9 +59,12 @@ def result_of(
     )
 
 
-def degenerate(scored: Scored) -> dict[str, int]:
-    """How many completions show a model that has collapsed: empty, the same over and over, from logits of NaN."""
-    texts = [completion.text.strip() for _, completion, _ in scored]
+def degenerate(scored: Scored, said: bool = True) -> dict[str, int]:
+    """How many completions show a model that has collapsed: empty, the same over and over, from logits of NaN.
+
+    `said` is whether a text was asked for at all.
+    """
+    texts = [completion.text.strip() for _, completion, _ in scored if said]
     return {
         "empty": texts.count(""),
         "repeating": sum(map(repeating, texts)),

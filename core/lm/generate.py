@@ -151,7 +151,23 @@ def answered(lm: LM, rows: Sequence[Row], answers: Sequence[Row]) -> list[tuple[
     return in_batches(pairs, work, lm, lambda pair: len(pair[0]) + len(pair[1]), what="answers")
 
 
-def _continued(lm: LM, begun: Begun, new_tokens: int | Sequence[int], ends: set[int]) -> list[tuple[Row, bool]]:
+@torch.inference_mode()
+def until(begun: Begun, new_tokens: int, over: Callable[[Row], bool]) -> list[tuple[Row, bool]]:
+    """The ids each row is continued by, as `greedy`, and whether all logits were finite.
+
+    A row ends too with the token at which `over` says so of its new ids.
+    """
+    ends = _ends(begun.lm)
+    return [(_until(ids, ends), finite) for ids, finite in _continued(begun.lm, begun, new_tokens, ends, over)]
+
+
+def _continued(
+    lm: LM,
+    begun: Begun,
+    new_tokens: int | Sequence[int],
+    ends: set[int],
+    over: Callable[[Row], bool] | None = None,
+) -> list[tuple[Row, bool]]:
     """What greedy decoding puts behind each row, its end token last if one came.
 
     And whether all logits up to there were finite. `new_tokens` are at most put there, behind all rows or behind each.
@@ -168,6 +184,10 @@ def _continued(lm: LM, begun: Begun, new_tokens: int | Sequence[int], ends: set[
         finite[rows] &= best.values.isfinite().to(lm.device) | ~going
         columns.append(torch.zeros_like(finite, dtype=torch.long).index_put((rows,), chosen))
         going &= ~torch.isin(chosen, stop) & (room[rows] > len(columns))
+        if over is not None:
+            said = torch.stack(columns, 1)[rows].tolist()
+            ended = [on and over(ids) for on, ids in zip(going.tolist(), said, strict=True)]
+            room[rows[ended]], going[ended] = len(columns), False
         left = int(going.sum())
         if not left:
             break
@@ -176,7 +196,7 @@ def _continued(lm: LM, begun: Begun, new_tokens: int | Sequence[int], ends: set[
             begun.keep(going.nonzero().squeeze(1))
             going = going[going]
         begun.step(chosen.unsqueeze(1))
-    said = [row[:n] for row, n in zip(torch.stack(columns, 1).tolist(), most, strict=True)]
+    said = [row[:n] for row, n in zip(torch.stack(columns, 1).tolist(), room.tolist(), strict=True)]
     ids = [row[: len(_until(row, ends)) + 1] for row in said]
     return list(zip(ids, finite.tolist(), strict=True))
 
