@@ -14,7 +14,7 @@ from core.folders import RESULTS
 from core.registry import rows, spelled, stated
 from core.types import MODES, Edit, EditSet, Mode, per_update
 from experiment import measures as measured
-from experiment.yardsticks.installed import installed
+from experiment.harness.installed import installed
 from inputs.sources import Source, find_data, find_edits, find_model, located, settings_file
 from tasks import GROUPS
 

@@ -15,8 +15,8 @@ from core.provenance import environment
 from core.types import Edit, Editor
 from experiment.asked import Placement
 from experiment.editing import editor_of
+from experiment.harness.found import Yardsticks
 from experiment.quality import Probe, probe
-from experiment.yardsticks.found import Yardsticks
 from inputs.sources import find_model
 
 

@@ -20,14 +20,14 @@ from editors import regularizers
 from experiment import measures, quality
 from experiment.asked import batches
 from experiment.editing import Editing, Rules, editor_of
+from experiment.harness.found import Yardsticks
+from experiment.harness.yardstick import Yardstick
 from experiment.measures.asked import questions
 from experiment.measures.unedited import measured
 from experiment.plan import complete, limited
 from experiment.quality import Probe
 from experiment.quality import probe as probe
 from experiment.scoring import score_model
-from experiment.yardsticks.found import Yardsticks
-from experiment.yardsticks.yardstick import Yardstick
 from inputs.sources import find_data, find_edits, find_model, settings_file
 
 

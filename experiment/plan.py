@@ -18,12 +18,12 @@ from core.errors import UserError
 from core.registry import discover
 from core.types import Edit, Editor, EditSet, Regularizer, Sample, Task
 from experiment.asked import EditRequest, Experiment, checked, edit_file, measure_names, task_names, updates_of
-from experiment.yardsticks.installed import KIND
+from experiment.harness.installed import KIND
 from inputs.sources import Source, default_model, find_data, settings_file
 
 if TYPE_CHECKING:  # torch takes seconds to import, and command lines are read without it
+    from experiment.harness.found import Yardsticks
     from experiment.models import Model, Models
-    from experiment.yardsticks.found import Yardsticks
 
 logger = logging.getLogger(__name__)
 

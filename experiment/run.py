@@ -18,6 +18,7 @@ from core.results import EditRecord, Result
 from core.types import Task
 from experiment.course import Course, timed
 from experiment.export import exported
+from experiment.harness.installed import KIND
 from experiment.measures import collapse, unedited
 from experiment.measures.asked import questions
 from experiment.models import Bench, Models
@@ -26,7 +27,6 @@ from experiment.scoring import result_of, score_model
 from experiment.stopped.checkpoint import Checkpoint
 from experiment.stopped.journal import Journal
 from experiment.stopped.note import FOLDER, Note
-from experiment.yardsticks.installed import KIND
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from core.lm.model import LM
 from core.metrics import records, summarize
 from core.results import Result
 from core.types import Completion, Sample, Score, Scored, Task
-from experiment.yardsticks.yardstick import Yardstick
+from experiment.harness.yardstick import Yardstick
 
 
 def score_model(

@@ -23,7 +23,7 @@ from core.lm.generate import until
 from core.lm.model import LM
 from core.lm.tokens import Row
 from core.messages import short
-from experiment.yardsticks.yardstick import GEN_TOKENS
+from experiment.harness.member import GEN_TOKENS
 
 Reply = tuple[float, bool]
 """Log p of a continuation in nats, and whether greedy decoding would say it."""

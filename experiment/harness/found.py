@@ -9,9 +9,11 @@ from typing import Any
 from core.errors import UserError
 from core.messages import first_line
 from core.registry import did_you_mean
-from experiment.yardsticks.installed import installed
-from experiment.yardsticks.metrics import Metrics, named
-from experiment.yardsticks.yardstick import Yardstick, checked, seeded
+from experiment.harness.installed import installed
+from experiment.harness.member import Member
+from experiment.harness.metrics import named
+from experiment.harness.seeded import seeded
+from experiment.harness.yardstick import Yardstick
 
 logger = logging.getLogger(__name__)
 
@@ -31,15 +33,15 @@ class Yardsticks:
         installed(words, folder)
         for word in words:
             if (word, folder) not in self._known:
-                self._known[word, folder] = list(self._read(word, folder))
+                with seeded():
+                    self._known[word, folder] = list(self._read(word, folder))
         meant = [yardstick for word in words for yardstick in self._known[word, folder]]
         return list({yardstick.name: yardstick for yardstick in meant}.values())
 
     def _read(self, word: str, folder: Path | None) -> Iterator[Yardstick]:
         manager = self._manager(word, folder)
         try:
-            with seeded():
-                loaded = manager.load([word])
+            loaded = manager.load([word])
         except Exception as error:  # the harness, its tasks' code and the loaders of data raise anything
             raise UserError(
                 f"--lm-eval: {word}: cannot be read ({type(error).__name__}: {first_line(error)}); its data are those "
@@ -49,15 +51,13 @@ class Yardsticks:
         if group is not None:
             yield from _of_group(group)
         else:
-            yield from (_of_task(task) for task in loaded["tasks"].values())
+            yield from map(_of_task, loaded["tasks"].values())
 
     def _manager(self, word: str, folder: Path | None) -> Any:
         """What knows the word: the folder's own tasks if they do."""
-        from lm_eval.tasks import TaskManager
-
-        if folder is not None and word in self._indexed(TaskManager, folder, False).all_tasks:
-            return self._indexed(TaskManager, folder, False)
-        manager = self._indexed(TaskManager, folder, True)
+        if folder is not None and word in self._indexed(folder, False).all_tasks:
+            return self._indexed(folder, False)
+        manager = self._indexed(folder, True)
         if word not in manager.all_tasks:
             raise UserError(
                 f"--lm-eval: unknown task '{word}'{did_you_mean(word, manager.all_tasks)}; known are those of "
@@ -65,44 +65,36 @@ class Yardsticks:
             )
         return manager
 
-    def _indexed(self, cls: Any, folder: Path | None, defaults: bool) -> Any:
+    def _indexed(self, folder: Path | None, defaults: bool) -> Any:
+        from lm_eval.tasks import TaskManager
+
         if (folder, defaults) not in self._managers:
             include = None if folder is None else str(folder)
-            self._managers[folder, defaults] = cls(include_path=include, include_defaults=defaults)
+            self._managers[folder, defaults] = TaskManager(include_path=include, include_defaults=defaults)
         return self._managers[folder, defaults]
 
 
 def _of_task(task: Any) -> Yardstick:
-    _ready(task)
-    if left := Metrics(task).left_out:
-        logger.info("%s: left out: %s, no mean or ratio over records", task.task_name, ", ".join(left))
-    return Yardstick(task.task_name, [task], version("lm_eval"), None)
+    member = Member(task)
+    if left := member.metrics.left_out:
+        logger.info("%s: left out: %s, no mean or ratio over records", member.name, ", ".join(left))
+    return Yardstick(member.name, [member], version("lm_eval"))
 
 
 def _of_group(group: Any) -> Iterator[Yardstick]:
     """The group as one, if it has a score; else its members."""
     if not group.has_aggregation:
-        for member in group:
-            yield from [_of_task(member)] if hasattr(member, "task_name") else _of_group(member)
+        for part in group:
+            yield from _of_group(part) if hasattr(part, "has_aggregation") else [_of_task(part)]
         return
-    tasks = group.get_all_tasks()
-    for task in tasks:
-        _ready(task)
-    kinds = dict.fromkeys(each.name for task in tasks for each in task._filters)
-    means = [{metric for metric, how in Metrics(task).kept.items() if how == "mean"} for task in tasks]
+    members = [Member(task) for task in group.get_all_tasks()]
+    kinds = dict.fromkeys(each.name for member in members for each in member.task._filters)
     weighed = {
         named(each.metric, kind): bool(each.weight_by_size)
         for each in group.aggregate_metric_list
+        if each.aggregation == "mean" and all(member.metrics.kept.get(each.metric) == "mean" for member in members)
         for kind in each.filter_list or kinds
-        if each.aggregation == "mean" and all(each.metric in own for own in means)
     }
     if not weighed:
         raise UserError(f"--lm-eval: {group.name}: its score is no mean over records; name its tasks instead")
-    yield Yardstick(group.name, tasks, version("lm_eval"), weighed)
-
-
-def _ready(task: Any) -> None:
-    """As the harness readies it; UserError for what is not done here."""
-    if task.get_config("num_fewshot") is None:
-        task.set_config(key="num_fewshot", value=0)
-    checked(task.task_name, task)
+    yield Yardstick(group.name, members, version("lm_eval"), weighed)
