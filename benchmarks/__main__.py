@@ -1,4 +1,4 @@
-"""Run all benchmarks, or those named: python -m benchmarks [evaluation rome memit sequence kn stats mend gpu]."""
+"""Run all benchmarks, or those named: python -m benchmarks [evaluation rome memit ... yardsticks gpu]."""
 
 import importlib
 import os
@@ -7,7 +7,7 @@ import sys
 
 import torch
 
-ALL = ("evaluation", "rome", "memit", "sequence", "kn", "stats", "mend")
+ALL = ("evaluation", "rome", "memit", "sequence", "kn", "stats", "mend", "yardsticks")
 """Those of the embedded model on the CPU. `gpu` takes full-size models: with a GPU, or by its name."""
 
 

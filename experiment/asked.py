@@ -104,10 +104,10 @@ def checked(asked: Experiment) -> Experiment:
     for name, (file,) in stated("tasks", "TASK", "file").items():
         if name in tasks:
             located(f"task-data/{file}", asked.data)
-    if asked.lm_eval or asked.lm_eval_tasks:
-        installed(asked.lm_eval, asked.lm_eval_tasks)
     edit = None if asked.edit is None else _edit(asked.edit, asked.model, asked.data)
     measures = measure_names(asked.measures)
+    if asked.lm_eval or asked.lm_eval_tasks:
+        installed(asked.lm_eval, asked.lm_eval_tasks)
     return replace(
         asked,
         tasks=next(((word,) for word, group in GROUPS.items() if tasks == group), tasks),
