@@ -11,7 +11,7 @@ from core.errors import UserError
 from core.lm import generate
 from core.lm.batches import in_batches
 from core.lm.begun import Begun, Prefix, begin, shared_prefix
-from core.lm.generate import complete, fit, greedy, sample
+from core.lm.generate import complete, fit, greedy, sample, until
 from core.lm.model import LM
 from core.lm.reads import log_probabilities
 from core.lm.tokens import Row, continuation, decode, encode, pad
@@ -40,6 +40,19 @@ def by_hand(lm: LM, prompt: str, new_tokens: int) -> Row:
             break
         new.append(token)
     return new
+
+
+def test_a_row_ends_where_it_is_said_to_be_over(lm: LM) -> None:
+    """As greedy decoding until then, and never past an end token; the others go on."""
+    rows = [encode(lm, prompt) for prompt in PROMPTS]
+    whole = greedy(lm, rows, 8)
+    stop = whole[0][2]
+    ended = until(begin(lm, rows), 8, lambda ids: stop in ids)
+    assert all(finite for _, finite in ended) and len(set(map(len, whole))) >= 1
+    for (ids, _), all_ids in zip(ended, whole, strict=True):
+        assert ids == all_ids[: len(ids)] and (len(ids) == len(all_ids) or stop in ids)
+    every = until(begin(lm, rows), 8, lambda ids: len(ids) == 3)
+    assert [ids for ids, _ in every] == [ids[:3] for ids in whole]
 
 
 # --- batches -------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import random
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,9 @@ from core.types import Completion, Sample, Score
 from experiment import cli
 from experiment.harness import installed
 from experiment.harness.found import Yardsticks
+from experiment.harness.member import GEN_TOKENS, Member
 from experiment.harness.metrics import RATIOS, named
+from experiment.harness.replies import completion, reply_to
 from experiment.harness.seeded import seeded
 from experiment.harness.yardstick import Yardstick
 from experiment.stopped.journal import Journal
@@ -279,6 +282,32 @@ def test_a_broken_model_is_said_to_be_one() -> None:
     for yardstick in ex.yardsticks(*TWO, tasks=FOLDER):
         scores = ex.score(lm, yardstick, limit=2)
         assert not any(completion.finite for _, completion, _ in scores.samples)
+
+
+def test_replies_are_read_back_from_a_completion() -> None:
+    """But for numbers that are none, of which only that is kept; the likeliest continuation is the text."""
+    kinds = ("loglikelihood", "loglikelihood", "loglikelihood_rolling")
+    asked = [SimpleNamespace(request_type=kind, args=("", text)) for kind, text in zip(kinds, "abc", strict=True)]
+    said: list[Any] = [(-2.0, False), (-1.5, True), -7.0]
+    made = completion(asked, said, cut=True)
+    assert (made.text, made.truncated, made.finite, made.ended) == ("b", True, True, None)
+    assert [reply_to(request, i, made) for i, request in enumerate(asked)] == said
+    broken = completion(asked, [(math.nan, False), *said[1:]], cut=False)
+    assert not broken.finite and math.isnan(reply_to(asked[0], 0, broken)[0])
+    text = SimpleNamespace(request_type="generate_until", args=("", {}))
+    made = completion([text], [("so", False)], cut=False)
+    assert (made.text, made.finite, reply_to(text, 0, made)) == ("so", False, "so")
+
+
+@HARNESS
+def test_how_many_new_tokens_a_task_asks_for(folder: Path) -> None:
+    text = (folder / "my_generation.yaml").read_text().replace("  max_gen_toks: 8\n", "")
+    (folder / "long.yaml").write_text(text.replace("task: my_generation", "task: long"))
+    yardsticks = ex.yardsticks(*TWO, "long", tasks=folder)
+    assert [each.max_new_tokens for each in yardsticks] == [0, 8, GEN_TOKENS]
+    (member,) = yardsticks[0].members
+    assert isinstance(member, Member) and list(member.requests(2)) == [0, 1]
+    assert [len(requests) for requests in member.requests(4).values()] == [3, 3, 3, 2]
 
 
 def test_parts_are_summed_over_what_they_are_a_share_of() -> None:
