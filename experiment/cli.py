@@ -78,7 +78,7 @@ def sweep() -> None:
         asked = replace(hparams.load(Sweep, args.config), **given)
     except ValueError as error:  # a flag in the place of the file's value
         raise UserError(str(error)) from error
-    task_names(asked.tasks)
+    task_names(asked.words)
     todo = cells(_fitting(asked))
     if args.dry_run:
         print("\n".join(map(command, todo)))

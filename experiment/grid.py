@@ -50,7 +50,7 @@ class Sweep:
 
     grid: tuple[Block, ...]
     checkpoints: tuple[int, ...] = (0, 1, 2, 5, 10, 20)
-    tasks: tuple[str, ...] = ("all",)
+    tasks: str | tuple[str, ...] = ("all",)
     lm_eval: tuple[str, ...] = ()
     lm_eval_tasks: str | None = None
     models: tuple[str, ...] = ()
@@ -93,6 +93,11 @@ class Sweep:
                         f"grid: {method} with two files of settings, whose results have the same names: give one block "
                         "`results: NAME`, a folder of its own"
                     )
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Its tasks, of which a file may say one without brackets."""
+        return (self.tasks,) if isinstance(self.tasks, str) else self.tasks
 
     def counts(self, block: Block) -> tuple[int, ...]:
         """The block's checkpoints: its own, else those of the whole file."""
@@ -146,7 +151,7 @@ def cells(sweep: Sweep) -> list[Experiment]:
 def _experiment(sweep: Sweep, model: str | None, edit: EditRequest | None = None) -> Experiment:
     draw = (edit.draw if edit else None) or 0
     return Experiment(
-        tasks=sweep.tasks,
+        tasks=sweep.words,
         lm_eval=sweep.lm_eval,
         lm_eval_tasks=None if sweep.lm_eval_tasks is None else Path(sweep.lm_eval_tasks),
         model=model,

@@ -105,6 +105,14 @@ def test_repeats_have_context_templates_of_their_own(tiny_folder: Path, tmp_path
     assert stated not in found["anew"] and found["anew"][0] != found["anew"][1]
 
 
+def test_one_task_needs_no_brackets(tmp_path: Path) -> None:
+    """A word for several is one too: glue, all."""
+    file = tmp_path / "sweep.yaml"
+    for tasks in ("glue", "[glue]"):
+        file.write_text(f"tasks: {tasks}\ncheckpoints: [0]\ngrid: [{{methods: [ROME], modes: [Instance-Sequential]}}]")
+        assert [command(cell) for cell in cells(hparams.load(Sweep, file))] == ["python test-task.py glue"]
+
+
 def test_checkpoints_without_edits_are_left_out() -> None:
     some = Block(methods=("KN",), modes=("Instance-Sequential",), checkpoints=(2, 4))
     sweep = Sweep(grid=(ROME, some), checkpoints=(0, 1, 5), begin=10, step=3)

@@ -121,6 +121,7 @@ def result(degenerate: dict[str, int], text: float | None = -3.0) -> Result:
         ("NER", result({"not_finite": 3}, None), "its logits are NaN or infinite"),
         ("NER", result({"empty": 3}), "more than half of its completions are empty"),
         ("NER", result({"repeating": 3}, None), "more than half of its completions are repeating"),
+        ("glue_mmlu", result({"empty": 4}), None),  # so it is of the embedded model as it is
         ("NLI", result({"empty": 4}), None),  # one token says little: its format, not a collapse
         ("NLI", result({}, -math.log(100) - 0.01), "it finds the task's texts less likely than random tokens"),
         ("NLI", result({}, -math.log(100) + 0.01), None),
