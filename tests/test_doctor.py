@@ -60,7 +60,7 @@ def test_all_is_well(ask: Ask) -> None:
     assert "task-data/test-NER.txt: sample, 48 records" in out
     assert f"{ZSRE}: sample, 513 records, SHA-256 {sha256(Path('data/sample') / ZSRE)[:12]}..." in out
     assert "\n- gpt2-xl is not in hugging_cache/: without --model the small embedded model is used" in out
-    assert "\n- 11 of 11 data files are the small sample: `python prepare.py data` fetches" in out
+    assert "\n- 17 of 17 data files are the small sample: `python prepare.py data` fetches" in out
     assert "\n- no trained MEND network: `python train_MEND.py`" in out
     assert ("\n- no CUDA device" in out) == (not torch.cuda.is_available())
     assert out.endswith("nothing is damaged\n")
@@ -111,7 +111,7 @@ def test_official_data_are_compared_with_their_sources(ask: Ask) -> None:
     sources = Path("data/SOURCES.json")
     sources.write_text(json.dumps({"task-data/test-NLI.tsv": {"sha256": sha256(file)}}))
     code, out = ask()
-    assert code == 0 and "task-data/test-NLI.tsv: official, 48 records" in out and "10 of 11 data files" in out
+    assert code == 0 and "task-data/test-NLI.tsv: official, 48 records" in out and "16 of 17 data files" in out
     file.write_text(file.read_text().replace("entailment", "entailment", 1) + "999\ta\tb\tentailment\n")
     code, out = ask()
     assert code == 1 and "data/task-data/test-NLI.tsv is not the file that data/SOURCES.json says was fetched" in out

@@ -143,7 +143,10 @@ def answered(lm: LM, rows: Sequence[Row], answers: Sequence[Row]) -> list[tuple[
     def work(batch: list[tuple[Row, Row]]) -> list[tuple[Row, Tensor]]:
         begun = begin(lm, [row for row, _ in batch])
         read = {i: answer[:-1] for i, (_, answer) in enumerate(batch)}
-        logps = [logp[range(len(batch[i][1])), batch[i][1]].cpu() for i, logp in logp_behind(begun, read)]
+        logps = []
+        for i, logp in logp_behind(begun, read):
+            ids = torch.tensor(batch[i][1], device=logp.device)
+            logps.append(logp.gather(1, ids.unsqueeze(1)).squeeze(1).cpu())
         new = _continued(lm, begun, [len(answer) for _, answer in batch], ends)
         return [(_until(ids, ends), logp) for (ids, _), logp in zip(new, logps, strict=True)]
 
