@@ -1,4 +1,7 @@
-"""Find editors, tasks and edit sets: a plug-in is a file in a package that defines EDITOR, TASK or EDIT_SET."""
+"""Find editors, tasks and edit sets: a plug-in is a file in a package that defines EDITOR, TASK or EDIT_SET.
+
+Or a package in it, or a file in that.
+"""
 
 import ast
 import difflib
@@ -33,8 +36,8 @@ def stated(package: str, attribute: str, key: str) -> dict[str, tuple[str, ...]]
     name = "..." and the key likewise in the class Cls of the same file.
     """
     result: dict[str, tuple[str, ...]] = {}
-    for module in _modules(package):
-        source = _source(module)
+    for module, file in _modules(package).items():
+        source = file.read_text(encoding="utf-8")
         tree = ast.parse(source)
         (name, words), *_ = [*_stated(tree, _assigned(tree.body, attribute), key), ((), ())]
         if not (name and words) and attribute in source:
@@ -47,7 +50,9 @@ def stated(package: str, attribute: str, key: str) -> dict[str, tuple[str, ...]]
 
 def rows(module: str, table: str) -> list[str]:
     """The names of the classes that a module's table lists, without importing it where its source says them plainly."""
-    tree = ast.parse(_source(module))
+    spec = importlib.util.find_spec(module)
+    assert spec is not None and spec.origin is not None
+    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
     listed = list(_stated(tree, _assigned(tree.body, table), "name"))
     if listed and all(name for name, _ in listed):
         return [name[0] for name, _ in listed]
@@ -74,15 +79,18 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f": did you mean '{lower[close[0]]}'?" if close else ""
 
 
-def _modules(package: str) -> list[str]:
-    folder = importlib.import_module(package).__path__
-    return [f"{package}.{module.name}" for module in pkgutil.iter_modules(folder) if module.name[0] != "_"]
+def _modules(package: str) -> dict[str, Path]:
+    """Its modules and those of the packages in it, with their files. None of them is imported."""
+    return dict(_inside(package, importlib.import_module(package).__path__))
 
 
-def _source(module: str) -> str:
-    spec = importlib.util.find_spec(module)
-    assert spec is not None and spec.origin is not None
-    return Path(spec.origin).read_text(encoding="utf-8")
+def _inside(package: str, folders: Iterable[str]) -> Iterator[tuple[str, Path]]:
+    for module in pkgutil.iter_modules(folders):
+        name = f"{package}.{module.name}"
+        spec: Any = module.module_finder.find_spec(name, None)
+        if module.name[0] != "_":
+            yield name, Path(spec.origin)
+            yield from _inside(name, spec.submodule_search_locations or ())
 
 
 def _stated(tree: ast.Module, value: ast.expr | None, key: str) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:

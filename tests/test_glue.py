@@ -26,9 +26,11 @@ from inputs import datasets as gathering
 from inputs.official import FACTS, GLUE, SETS, DataSet, Web
 from inputs.pickled import EXAMPLES, TESTS, GluePickle, plain
 from tasks import EIGHT, GROUPS, SIX
-from tasks._agreement import agreement
+from tasks.glue import cola, mmlu, mrpc, nli, rte, sst
+from tasks.glue._agreement import agreement
 
 TASKS = {name: discover("tasks", "TASK")[name] for name in SIX}
+assert [*TASKS.values()] == [module.TASK for module in (cola, mmlu, mrpc, nli, rte, sst)]
 SAMPLES = {name: list(task.samples(ROOT / "data/sample/task-data" / task.file)) for name, task in sorted(TASKS.items())}
 NUMBER = {"glue_mmlu": {"A": 0, "B": 1, "C": 2, "D": 3}, "glue_rte": {"True": 0, "False": 1}}
 """A label word's number in the files; in those of the others it is 1 for the first of these words."""

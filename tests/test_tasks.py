@@ -3,9 +3,7 @@
 NER's own rules are in test_ner.py.
 """
 
-import importlib
 import json
-import pkgutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,9 +11,9 @@ from typing import Any
 
 import pytest
 
-import tasks
 from core.errors import UserError
 from core.metrics import summarize
+from core.registry import discover
 from core.types import Completion, Sample, Score, Task
 from tasks import SIX
 from tasks.closed_domain_qa import TASK as CLOSED
@@ -32,12 +30,7 @@ from tasks.summarization import typical
 OFFICIAL = Path(__file__).parents[2] / "shared" / "realdata" / "data" / "task-data"
 SAMPLE = Path(__file__).parents[1] / "data" / "sample" / "task-data"
 
-TASKS: dict[str, Task] = {
-    task.name: task
-    for module in pkgutil.iter_modules(tasks.__path__)
-    if not module.name.startswith("_")
-    for task in [importlib.import_module(f"tasks.{module.name}").TASK]
-}
+TASKS: dict[str, Task] = discover("tasks", "TASK")
 each_task = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 
 # One well-formed file per task: its text (dialogue: the text of dev_1.txt) and the whole prompt of its first sample.

@@ -4,10 +4,10 @@ Source: Warstadt et al. 2019, by way of GLUE. Labels: 1 (acceptable) -> Yes, 0 -
 there; most models never saw that before a word, and choice_accuracy and the likelihoods put the word's own blank behind
 it, as the released `f1_new` does.
 
-Differs from the released code: see tasks/_glue.py. as_released looks for "yes" first, then "no", also inside words.
+Differs from the released code: see tasks/glue. as_released looks for "yes" first, then "no", also inside words.
 """
 
-from tasks._glue import GlueTask
+from tasks.glue import GlueTask
 
 
 class CoLA(GlueTask):

@@ -3,10 +3,10 @@
 Source: Socher et al. 2013, by way of GLUE. Labels: 1 -> positive, 0 -> negative. No blank stands between "Review :" and
 the text, as there; the task SentimentAnalysis asks about the same snippets in other words.
 
-Differs from the released code: see tasks/_glue.py. as_released looks for "positive" first ("not positive" is positive).
+Differs from the released code: see tasks/glue. as_released looks for "positive" first ("not positive" is positive).
 """
 
-from tasks._glue import GlueTask
+from tasks.glue import GlueTask
 
 
 class SST(GlueTask):

@@ -25,8 +25,8 @@ from typing import Any
 from core import readers as files
 from core.metrics import first_line
 from core.types import Ratio, Sample, Scored
-from tasks._agreement import agreement
 from tasks._label import LabelTask, read_label
+from tasks.glue._agreement import agreement
 
 INVALID = "-1"
 

@@ -3,11 +3,11 @@
 Source: Dolan and Brockett 2005, by way of GLUE. Labels: 1 (a paraphrase) -> Yes, 0 -> No. The full stop in "Are the
 sentences paraphrases of each other." is theirs.
 
-Differs from the released code: see tasks/_glue.py. as_released looks for "yes" first, then "no", also inside words
+Differs from the released code: see tasks/glue. as_released looks for "yes" first, then "no", also inside words
 ("not", "know").
 """
 
-from tasks._glue import GlueTask
+from tasks.glue import GlueTask
 
 
 class MRPC(GlueTask):

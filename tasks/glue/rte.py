@@ -5,10 +5,10 @@ Source: Wang et al. 2019 (GLUE). Labels: 0 (entailment) -> True, 1 (not_entailme
 Differs from the released code: that takes label 1 for "True" and 0 for "False", the wrong way round, so that its score
 rewards a model for denying what follows; as_released does so too. Without examples, which would teach a model the
 inverted answers, a falling as_released need not be damage, nor a rising one recovery. It looks for "false" first, then
-"true". For the rest see tasks/_glue.py.
+"true". For the rest see tasks/glue.
 """
 
-from tasks._glue import GlueTask
+from tasks.glue import GlueTask
 
 
 class RTE(GlueTask):

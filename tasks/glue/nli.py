@@ -3,12 +3,12 @@
 Source: Wang et al. 2019 (GLUE), the rows that the task NLI has, too. Labels: entailment -> True, not_entailment ->
 False, here the right way round.
 
-Differs from the released code: see tasks/_glue.py. That takes any other label for "not entailment"; here it is refused.
+Differs from the released code: see tasks/glue. That takes any other label for "not entailment"; here it is refused.
 as_released looks for "true" first ("untrue" is true).
 """
 
 from core import readers as files
-from tasks._glue import GlueTask
+from tasks.glue import GlueTask
 
 
 class GlueNLI(GlueTask):

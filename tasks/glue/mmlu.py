@@ -2,12 +2,12 @@ r"""glue_mmlu: a question with four answers from many subjects (MMLU), as AlphaE
 
 Source: Hendrycks et al. 2021 (MMLU). Answers 0 to 3 -> A to D: capital letters, with or without brackets.
 
-Differs from the released code: see tasks/_glue.py. as_released wants a letter, whatever its case, right before a line
+Differs from the released code: see tasks/glue. as_released wants a letter, whatever its case, right before a line
 break in what follows the prompt, "a\n" first: " B" alone is none, and "\nBerlin is a\n" is A.
 """
 
 from core import readers as files
-from tasks._glue import INVALID, GlueTask
+from tasks.glue import INVALID, GlueTask
 
 
 class MMLU(GlueTask):
