@@ -17,6 +17,7 @@ from analysis.collect import Model, Run, Setting, nearest
 from analysis.compare import Difference
 from analysis.samples import ratios
 from core.errors import UserError
+from core.metrics import MEASURES, shared
 from core.types import Measure, Ratio
 
 TASKS = (
@@ -222,7 +223,7 @@ def differs(before: Sequence[Run | None], after: Sequence[Run], metric: str) -> 
     """The difference between runs; None where there is nothing to compare with, or records do not give the score."""
     runs = [run for run in (*before, *after) if run]
     parts = shared_records(runs, metric) if before and len(runs) == len(before) + len(after) else None
-    return _difference(tuple(parts[: len(before)]), tuple(parts[len(before) :])) if parts else None
+    return _difference(tuple(parts), len(before), metric in MEASURES) if parts else None
 
 
 def shared_records(runs: Sequence[Run], metric: str) -> list[Ratio] | None:
@@ -237,8 +238,10 @@ def shared_records(runs: Sequence[Run], metric: str) -> list[Ratio] | None:
 
 
 @cache
-def _difference(before: tuple[Ratio, ...], after: tuple[Ratio, ...]) -> Difference:
-    return compare.difference(before, after)
+def _difference(parts: tuple[Ratio, ...], before: int, measures: bool) -> Difference | None:
+    """Of what follows the first `before` to these; None if they share no record that has the measure."""
+    pairs = shared(parts) if measures else list(parts)
+    return compare.difference(pairs[:before], pairs[before:]) if pairs[0].records else None
 
 
 def _order(setting: Setting) -> tuple[object, ...]:

@@ -13,7 +13,8 @@ import math
 import re
 import string
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -150,6 +151,13 @@ def by_parts(scored: Scored) -> dict[str, Ratio]:
         )
         for name in names
     }
+
+
+def shared(parts: Sequence[Ratio]) -> list[Ratio]:
+    """A measure's ratios over the records that have a value in all of them: one that is not finite is left out."""
+    counted = np.all([ratio.bottom > 0 for ratio in parts], axis=0)
+    kept = tuple(record for record, counts in zip(parts[0].records, counted, strict=True) if counts)
+    return [replace(ratio, records=kept, top=ratio.top[counted], bottom=ratio.bottom[counted]) for ratio in parts]
 
 
 def headline(name: str, scored: Scored) -> dict[str, Ratio]:

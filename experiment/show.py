@@ -29,7 +29,9 @@ def text(event: Made | Edited, plan: Plan, all_metrics: bool = False) -> str:
     if event.new:
         title = f"{name}: {counted(event.result.n, 'record')} from {plan.sources[name].path}"
         return scores(title, event, all_metrics)
-    return scores(f"{name}: already there, made with the same settings", event, all_metrics)
+    asked = set(plan.measured(event.wanted.task)) & {"text_logprob", "drift"}  # those that every task has
+    absent = "" if asked <= event.result.metrics.keys() else "; not all measures are in it, which --overwrite changes"
+    return scores(f"{name}: already there, made with the same settings{absent}", event, all_metrics)
 
 
 def scores(title: str, made: Made, all_metrics: bool = False) -> str:
@@ -69,16 +71,18 @@ def change(made: Made) -> list[str]:
     names = [name for name in (result.headline, *COMPARED) if name in first and name in last]
     if first[result.headline].records != last[result.headline].records:
         return []
-    return [f"{task.name} {name} {_difference(first[name], last[name], result.n)}" for name in names]
+    pairs = {name: [first[name], last[name]] for name in names}
+    pairs |= {name: metrics.shared(pair) for name, pair in pairs.items() if name in COMPARED}
+    return [f"{task.name} {name} {_difference(*pair)}" for name, pair in pairs.items() if pair[0].records]
 
 
-def _difference(before: Ratio, after: Ratio, n: int) -> str:
+def _difference(before: Ratio, after: Ratio) -> str:
     """`0.091 -> 0.000 (8 records; not shown to differ)`."""
     gap = metrics.difference(before, after)
     verdict = f"differs by {gap.value:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]"
     verdict = "not shown to differ" if gap.low <= 0 <= gap.high else verdict
     values = " -> ".join(f"{metrics.value(ratio):.3f}" for ratio in (before, after))
-    return f"{values} ({counted(n, 'record')}; {verdict})"
+    return f"{values} ({counted(len(before.records), 'record')}; {verdict})"
 
 
 def unedited(wanted: Wanted) -> tuple[Result, Path] | None:

@@ -256,3 +256,13 @@ def test_a_difference_is_paired() -> None:
     assert metrics.difference(before, before) == Measure(0.0, 0.0, 0.0)
     other = metrics.difference(before, Ratio(records, rng.random(40), ones))
     assert other.low < other.value < other.high
+
+
+def test_a_measure_is_compared_where_both_have_it() -> None:
+    """b has none before, c none after: of a and d the mean changes by (-1 - 3) / 2."""
+    before = Ratio(tuple("abcd"), np.array([1.0, 0.0, 7.0, 2.0]), np.array([1.0, 0.0, 1.0, 1.0]))
+    after = Ratio(tuple("abcd"), np.array([0.0, 9.0, 0.0, -1.0]), np.array([1.0, 1.0, 0.0, 1.0]))
+    first, last = metrics.shared([before, after])
+    assert first.records == last.records == ("a", "d")
+    assert metrics.difference(first, last).value == pytest.approx(-2.0)
+    assert metrics.shared([before, Ratio(tuple("abcd"), np.zeros(4), np.zeros(4))])[0].records == ()

@@ -97,8 +97,8 @@ def test_no_regulariser_is_better_than_editing_less(tmp_path: Path) -> None:
     runs(tmp_path, ("rect", 0.4), 0.05, 0.9)
     *_, saved = said(tmp_path)
     assert saved.startswith(
-        "What saved it from MEMIT: no regulariser is shown to do less harm than editing less where as many facts hold; "
-        "the best is RECT, fall of log p of the reference "
+        "What saved it from MEMIT: none of the regularisers is shown to do less harm than editing less where as many "
+        "facts hold; the best is RECT, fall of log p of the reference "
     )
     assert f"(difference 0.00 [0.00,{NB}0.00], p{NB}=" in saved
     runs(tmp_path, ("random", 0.4), 0.4, 0.2)
@@ -141,9 +141,7 @@ def test_a_regulariser_that_keeps_nothing(tmp_path: Path) -> None:
     runs(tmp_path, None, None, 0.9)
     runs(tmp_path, ("rect", 0.4), None, 0.9)
     *_, saved = said(tmp_path)
-    assert (
-        "no regulariser is shown to keep a score in 4 comparisons with the same edits without one; the largest" in saved
-    )
+    assert "none of the regularisers is shown to keep a score in 4 comparisons with the same edits without one" in saved
 
 
 def test_nothing_to_compare_with(tmp_path: Path) -> None:

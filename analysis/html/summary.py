@@ -111,7 +111,7 @@ def saved(f: Findings) -> str:
     kept = [point for point in points if point.significant and not point.fall]
     largest = max(kept or points, key=lambda point: point.difference.measure.value if point.difference else -1.0)
     among = f"{words.counted(len(points), 'comparison')} with the same edits without one"
-    said = f"no regulariser is shown to keep a score in {among}; the largest gain is"
+    said = f"none of the regularisers is shown to keep a score in {among}; the largest gain is"
     if kept:
         said = f"{words.counted(len(kept), 'score')} significantly higher in {among}; the largest gain is"
     return f"What saved it from {f.group[0]}: {said} {_gain(f, largest)}."
@@ -135,10 +135,10 @@ def _spared(f: Findings) -> str:
     known = [(equal, equal.difference.value) for equal in f.equals if equal.difference]
     shown = [(equal, gap) for equal, gap in known if equal.significant]
     less, more = ([e for e, gap in shown if gap < 0], [e for e, gap in shown if gap > 0])
-    none = f"no regulariser is shown to do less harm than {LESS} where as many facts hold"
+    none = f"none of the regularisers is shown to do less harm than {LESS} where as many facts hold"
     said = [_compared(f, less, "less") if less else none, *([_compared(f, more, "more")] if more else [])]
     if not known:
-        said = ["nothing can be said, as no regulariser holds a fact"]
+        said = ["nothing can be said, as none of the regularisers holds a fact"]
     elif not shown:
         best = min(known, key=lambda pair: pair[1])[0]
         said.append(f"the best is {rule_names(f)[best.rule]}, {_gap(best)}")
@@ -161,9 +161,9 @@ def _gap(equal: Equal) -> str:
     assert equal.difference
     less, own, gap = words.change(equal.control, equal.own, equal.difference)
     p = f", {words.p_value(equal.p_holm)}, paired bootstrap" if equal.p_holm is not None else ""
-    verb = "are" if round(equal.facts, 1) != 1 else "is"
+    held = "fact is" if round(equal.facts, 1) == 1 else "facts are"
     return (
-        f"{words.HARMS[equal.measure]} {own} instead of {less} {words.NATS} where {equal.facts:.3g} facts {verb} held "
+        f"{words.HARMS[equal.measure]} {own} instead of {less} {words.NATS} where {equal.facts:.3g} {held} held "
         f"(difference {gap}{p})"
     )
 

@@ -61,10 +61,9 @@ def _heat(ax: Axes, table: Sequence[Sequence[Cohort]]) -> None:
             text: dict[str, Any] = dict(ha="center", va="center", fontsize=6.5, color="white" if dark else INK)
             ax.text(x, y, f"{cohort.success.value:.2f}", **text)
     ax.pcolormesh(
-        range(len(firsts)),
-        range(len(table)),
+        np.arange(len(firsts) + 1) - 0.5,
+        np.arange(len(table) + 1) - 0.5,
         shares,
-        shading="nearest",
         cmap=mpl.colormaps["gray"],
         vmin=-0.25,
         vmax=1.1,
