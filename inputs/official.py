@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from inputs import converters
-from inputs.pickled import GluePickle
 
 REPOS: Mapping[str, str] = {
     "gpt2-xl": "openai-community/gpt2-xl",
@@ -225,7 +224,7 @@ GLUE: tuple[DataSet, ...] = tuple(
         f"glue_{name}",
         f"task-data/test-glue_{name}.jsonl",
         100,
-        Web((f"{ALPHAEDIT}/{file}.pkl",), None, convert=GluePickle(keys)),
+        Web((f"{ALPHAEDIT}/{file}.pkl",), None, convert=converters.GluePickle(keys)),
     )
     for name, file, keys in (
         ("cola", "cola", ("sentence", "label")),

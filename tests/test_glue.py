@@ -23,8 +23,8 @@ from core.registry import discover
 from core.types import Completion, Sample, Scored
 from experiment.asked import Experiment, checked, task_names
 from inputs import datasets as gathering
+from inputs.converters import EXAMPLES, TESTS, GluePickle, plain
 from inputs.official import FACTS, GLUE, SETS, DataSet, Web
-from inputs.pickled import EXAMPLES, TESTS, GluePickle, plain
 from tasks import EIGHT, GROUPS, SIX
 from tasks.glue import cola, mmlu, mrpc, nli, rte, sst
 from tasks.glue._agreement import agreement

@@ -22,7 +22,7 @@ from core.registry import discover
 from edit_sets.zsre import EDIT_SET
 from editors.mend.settings import MENDSettings
 from inputs import check
-from inputs.pickled import EXAMPLES, TESTS, GluePickle
+from inputs.converters import EXAMPLES, TESTS, GluePickle
 from inputs.sources import find_edits
 
 TASKS, EDITORS = discover("tasks", "TASK"), discover("editors", "EDITOR")
