@@ -226,6 +226,16 @@ def test_sample_lines_and_the_token_budget(call: Call, tmp_path: Path) -> None:
         assert one == other
 
 
+def test_a_result_without_measures_says_so(call: Call) -> None:
+    """Which were measured is no setting: nothing is made again unless it is asked for."""
+    call("NLI", "--measures", "none")
+    for words, said in (((), True), (("--measures", "none"), False)):
+        again = call("NLI", *words)
+        assert "already there" in again.out
+        assert ("not all measures are in it, which --overwrite changes" in again.out) == said
+    assert "not all measures" not in call("NLI", "--overwrite").out + call("NLI").out
+
+
 def test_an_existing_result_is_reported_not_redone(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = call("NLI")
     path = tmp_path / "out/tiny-gpt2/test-NLI/result-NLI-before-edit.json"

@@ -399,6 +399,8 @@ def test_figure_of_retention(tmp_path: Path) -> None:
     (table,) = rows.values()
     assert [text.get_text() for text in heat.texts] == [f"{c.success.value:.2f}" for row in table for c in row]
     assert len(heat.texts) == 1 + 2 + 3 + 4
+    (row,) = retention.draw({setting: table[:1] for setting in rows}, looks, style.WIDE).axes[1].collections
+    assert row.get_coordinates()[..., 1].tolist() == [[-0.5] * 2, [0.5] * 2], "a map of one row is as high as a row"
     heat.figure.draw_without_rendering()
     assert [label.get_text() for label in heat.get_xticklabels()] == ["1\u20134", "5\u20138", "9\u201312", "13\u201316"]
     (line,) = quotes.retention(rows, mine.names)
