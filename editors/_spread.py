@@ -40,11 +40,15 @@ from editors._moments import Past, Solver
 from editors._value import Batch, Prompts, TargetEditor, TargetSettings, optimise, prompts_of
 
 
+FREE = {"cpu": 256, "cuda": 512}
+"""So many tokens take as long as one: below that a pass waits for weights, and on a GPU for its launches."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SpreadSettings(TargetSettings):
     """Settings that these methods have in common.
 
-    `edit_batch` is how many edits are optimised at a time; it halves by itself where memory runs out.
+    `edit_batch` is how many edits are optimised at a time, at most; it halves by itself where memory runs out.
     """
 
     context_template_length_params: tuple[tuple[int, int], ...] = ((10, 5),)
@@ -132,13 +136,13 @@ class SpreadEditor(TargetEditor):
         And what is to be noted of the search for them.
         """
         prompts = [prompts_of(self.lm, edit, self.templates) for edit in edits]
-        order = sorted(range(len(edits)), key=lambda i: max(map(len, prompts[i].rows)))  # little padding per batch
+        order = sorted(range(len(edits)), key=lambda i: (prompts[i].columns, max(map(len, prompts[i].rows))))
         z: dict[int, Tensor] = {}
         losses: dict[int, list[float]] = {}
         size = self.hp.edit_batch
         with tqdm(total=len(edits), desc="optimising z", unit="edit", leave=False, disable=len(edits) < 2) as bar:
             while len(z) < len(edits):
-                batch = order[len(z) : len(z) + size]
+                batch = self._alike(prompts, order[len(z) : len(z) + size])
                 try:
                     values, traces = self._optimised([prompts[i] for i in batch])
                 except torch.OutOfMemoryError:
@@ -153,6 +157,16 @@ class SpreadEditor(TargetEditor):
         every = range(len(edits))
         notes = {"loss_last": [losses[i][-1] for i in every], "forwards": [len(losses[i]) for i in every]}
         return torch.stack([z[i] for i in every], 1).double(), notes
+
+    def _alike(self, prompts: Sequence[Prompts], order: list[int]) -> list[int]:
+        """The next edits to optimise together: no pads in what each step runs, unless they cost nothing."""
+        free = FREE.get(self.lm.device.type, FREE["cuda"])
+        columns = [prompts[i].columns for i in order]
+        rows = len(prompts[order[0]].rows)
+        count = 1
+        while count < len(order) and (columns[count] == columns[0] or count * rows * columns[count] < free):
+            count += 1
+        return order[:count]
 
     def _optimised(self, prompts: list[Prompts]) -> tuple[Tensor, list[list[float]]]:
         """z (B, d) float32 of a few edits, and the losses on the way."""

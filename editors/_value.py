@@ -129,6 +129,11 @@ class Prompts:
     at: list[int]
     target: Row
 
+    @property
+    def columns(self) -> int:
+        """How many columns a step of the search runs: those from the subject's last token on."""
+        return max(len(row) - at for row, at in zip(self.rows, self.at, strict=True))
+
 
 def prompts_of(lm: LM, edit: Edit, templates: Sequence[str]) -> Prompts:
     with of_edit(edit):
@@ -277,9 +282,11 @@ def _read(
     with replaced(lm.model, path, shifted), trace(lm.model, *watched) as seen:
         final = point.run()  # (rows, columns, d)
     states = final if loss_layer is None else lm.module(lm.paths.final_norm)(seen[lm.block(loss_layer)].output)
-    logp = batch.reads.logp(lm, states, batch.column)
-    after = lm.logits(final[batch.rows_each - 1 :: batch.rows_each, 0]).float().log_softmax(-1)
-    return batch.nll(logp).to(shift.device), after.to(shift.device), batch.likeliest(logp)
+    answers, subjects = batch.reads.states(states, batch.column), final[batch.rows_each - 1 :: batch.rows_each, 0]
+    # together: that many rows cost hardly more than the vocabulary's matrix, which is read once for all of them
+    logits = lm.logits(torch.cat([answers, subjects.to(answers)])).to(shift.device, torch.float32)
+    logp, after = logits.log_softmax(-1).split([len(answers), len(subjects)])
+    return batch.nll(logp), after, batch.likeliest(logp)
 
 
 @torch.no_grad()

@@ -59,8 +59,11 @@ class Reads:
 
         `final` are the rows' final hidden states from column `start` on: (R, columns - start, d).
         """
-        row, column = self.row.to(final.device), self.column.to(final.device) - start
-        return lm.logits(final[row, column]).to(self.token.device, torch.float32).log_softmax(-1)
+        return lm.logits(self.states(final, start)).to(self.token.device, torch.float32).log_softmax(-1)
+
+    def states(self, final: Tensor, start: int = 0) -> Tensor:
+        """The final hidden states at the reads, (N, d), of those from column `start` on: (R, columns - start, d)."""
+        return final[self.row.to(final.device), self.column.to(final.device) - start]
 
     def wanted(self, logp: Tensor) -> Tensor:
         """Log p of the answers' tokens: (N, vocabulary) -> (N,)."""
