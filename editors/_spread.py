@@ -39,7 +39,6 @@ from core.types import Deltas, Edit, Notes
 from editors._moments import Past, Solver
 from editors._value import Batch, Prompts, TargetEditor, TargetSettings, optimise, prompts_of
 
-
 FREE = {"cpu": 256, "cuda": 512}
 """So many tokens take as long as one: below that a pass waits for weights, and on a GPU for its launches."""
 

@@ -11,7 +11,7 @@ is a setting, `v_stop_after` (its prob_cutoff of -4 is 4 here).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
@@ -34,6 +34,8 @@ from editors._templates import context_templates
 
 GOOD_ENOUGH = 0.05
 """Loss under which an edit's optimisation stops (as in the ROME and MEMIT code)."""
+ASKED = {"cpu": 1, "cuda": 5}
+"""Every how many steps the device is asked which edits have ended."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,37 +181,47 @@ class Batch:
     def rows_each(self) -> int:
         return len(self.edits[0].rows)
 
+    @cached_property
+    def of(self) -> Tensor:
+        """Each read's edit, (N,)."""
+        return self.reads.row // self.rows_each
+
+    @cached_property
+    def read(self) -> Tensor:
+        """How many reads each edit has, (E,)."""
+        counts = [len(edit.target) * (self.rows_each - 1) for edit in self.edits]
+        return torch.tensor(counts, device=self.reads.row.device)
+
     def nll(self, logp: Tensor) -> Tensor:
         """-log p of each edit's target, the mean over templates and tokens: (N, vocabulary) at the reads -> (E,)."""
-        of, logp = self.reads.row // self.rows_each, self.reads.wanted(logp)  # (N,) both; `of` is the read's edit
-        sums = logp.new_zeros(len(self.edits)).index_add(0, of, logp)
-        return -sums / of.bincount(minlength=len(self.edits))
+        sums = logp.new_zeros(len(self.edits)).index_add(0, self.of, self.reads.wanted(logp))
+        return -sums / self.read
 
     def likeliest(self, logp: Tensor) -> Tensor:
         """Whether each token of an edit's target is the likeliest in all templates: as for `nll`, -> (E,)."""
         missed = (logp.argmax(1) != self.reads.token).long()
-        return missed.new_zeros(len(self.edits)).index_add(0, self.reads.row // self.rows_each, missed) == 0
+        return missed.new_zeros(len(self.edits)).index_add(0, self.of, missed) == 0
 
-    def some(self, kept: list[int]) -> tuple["Batch", Tensor]:
+    def some(self, kept: Sequence[int]) -> tuple["Batch", Tensor]:
         """The batch of some of the edits, and the rows that stay."""
         rows = torch.arange(len(self.edits) * self.rows_each, device=self.lm.device).view(len(self.edits), -1)
         return Batch(self.lm, [self.edits[e] for e in kept]), rows[kept].flatten()
 
 
-@dataclass
 class Patience:
     """ENCORE's early stop (arXiv 2502.01636): `steps` more once an edit's target is the likeliest in every template."""
 
-    steps: int | None
-    left: dict[int, int] = field(default_factory=dict)
+    def __init__(self, steps: int | None, edits: int, device: torch.device) -> None:
+        self.steps = steps
+        self.left = torch.full((edits,), -1, device=device)
+        """Steps that an edit's search still has; -1 where its target has not been the likeliest yet."""
 
-    def over(self, edit: int, likeliest: bool) -> bool:
-        """Whether this edit's search has come to its end; asked once a step."""
-        if edit in self.left:
-            self.left[edit] -= 1
-        elif likeliest and self.steps is not None:
-            self.left[edit] = self.steps
-        return self.left.get(edit) == 0
+    def over(self, edits: Tensor, likeliest: Tensor) -> Tensor:
+        """Which of these edits have come to the end of their search, (A,); asked once a step."""
+        left = self.left[edits]
+        start = -1 if self.steps is None else self.steps
+        self.left[edits] = left = torch.where(left >= 0, left - 1, torch.where(likeliest, start, -1))
+        return left == 0
 
 
 @dataclass(frozen=True)
@@ -228,42 +240,51 @@ def optimise(
     `point` is a way into the forward pass over the batch's tokens at or below the module at `path`, whose output at the
     subject's last token in the bare prompt is `h0` (E, d). The nll reads the model's logits, or those of block
     `loss_layer` behind the final norm. State is float32 whatever the model's dtype.
+
+    An edit that has ended keeps its delta, and leaves the batch the next time that the device is asked who has: each
+    step on a CPU, rarely on a GPU, which otherwise would stand still until its answer is here.
     """
     norms = h0.float().norm(dim=1)  # (E,)
-    deltas = [torch.zeros_like(row, dtype=torch.float32, requires_grad=True) for row in h0]
-    adam = torch.optim.Adam(deltas, lr=hp.v_lr)
-    losses: list[list[float]] = [[] for _ in deltas]
-    active = list(range(len(deltas)))
-    unedited = None  # log-probabilities after the KL prompt, (E, vocabulary)
+    delta = torch.zeros_like(h0, dtype=torch.float32, requires_grad=True)
+    adam = torch.optim.Adam([delta], lr=hp.v_lr)
+    losses: list[Tensor] = []  # of each step, (E,)
+    steps = torch.zeros_like(norms, dtype=torch.long)  # (E,) that each edit took
+    active = torch.arange(len(h0), device=h0.device)  # (A,) the edits still in the batch
+    going = torch.ones_like(active, dtype=torch.bool)  # (A,) those of them that have not ended
+    unedited = None  # log-probabilities after the KL prompt, (A, vocabulary)
     early = None if loss_layer == batch.lm.n_layers - 1 else loss_layer
-    patience = Patience(hp.v_stop_after)
+    patience, asked = Patience(hp.v_stop_after, len(h0), h0.device), ASKED.get(h0.device.type, ASKED["cuda"])
     for step in range(hp.v_num_grad_steps):
         with torch.enable_grad():
-            shift = torch.stack([deltas[e] for e in active])  # (A, d)
+            shift = delta[active]  # (A, d)
             nll, after, told = _read(batch, point, path, shift, early)
             unedited = after.detach() if unedited is None else unedited
             kl = (after.exp() * (after - unedited)).sum(1)
             wd = shift.norm(dim=1) / norms[active] ** 2
             loss = nll + hp.kl_factor * kl + hp.v_weight_decay * wd  # (A,)
-        for e, value in zip(active, loss.tolist(), strict=True):
-            losses[e].append(value)
-        over = [patience.over(e, likeliest) for e, likeliest in zip(active, told.tolist(), strict=True)]
-        kept = [i for i, value in enumerate(loss.tolist()) if not (value < GOOD_ENOUGH or over[i])]
-        if step == hp.v_num_grad_steps - 1 or not kept:
+        losses.append(torch.zeros_like(norms).index_put((active,), loss.detach()))
+        steps[active] += going
+        going = going & ~((loss.detach() < GOOD_ENOUGH) | patience.over(active, told))
+        if step == hp.v_num_grad_steps - 1:
             break
-        adam.zero_grad()
-        (loss[kept].sum() * batch.lm.loss_scale).backward()
-        for delta in deltas:
-            if delta.grad is not None:
-                delta.grad /= batch.lm.loss_scale
+        kept = [e for e, on in enumerate(going.tolist()) if on] if (step + 1) % asked == 0 else range(len(active))
+        if not kept:
+            break
         if len(kept) < len(active):
-            for i in set(range(len(active))) - set(kept):
-                deltas[active[i]].grad = None  # done: Adam leaves it as it is from here on
             batch, rows = batch.some(kept)
-            point, unedited, active = point.rows(rows), unedited[kept], [active[i] for i in kept]
+            point, unedited, loss = point.rows(rows), unedited[kept], loss[kept]
+            active, going = active[kept], going[kept]
+        adam.zero_grad()
+        (loss.where(going, 0).sum() * batch.lm.loss_scale).backward()
+        assert delta.grad is not None
+        delta.grad /= batch.lm.loss_scale
+        before = delta.detach().clone()
         adam.step()
-        _clamp_(deltas, hp.clamp_norm_factor * norms)
-    return Optimised(torch.stack(deltas).detach(), losses)
+        with torch.no_grad():
+            moved = torch.zeros_like(norms, dtype=torch.bool).index_put((active,), going).unsqueeze(1)
+            delta.copy_(_clamped(delta, hp.clamp_norm_factor * norms).where(moved, before))
+    each = zip(torch.stack(losses, 1).tolist(), steps.tolist(), strict=True)
+    return Optimised(delta.detach(), [values[:count] for values, count in each])
 
 
 def _read(
@@ -284,15 +305,13 @@ def _read(
     states = final if loss_layer is None else lm.module(lm.paths.final_norm)(seen[lm.block(loss_layer)].output)
     answers, subjects = batch.reads.states(states, batch.column), final[batch.rows_each - 1 :: batch.rows_each, 0]
     # together: that many rows cost hardly more than the vocabulary's matrix, which is read once for all of them
-    logits = lm.logits(torch.cat([answers, subjects.to(answers)])).to(shift.device, torch.float32)
+    logits = lm.logits(torch.cat([answers, subjects.to(answers)])).to(batch.reads.token.device, torch.float32)
     logp, after = logits.log_softmax(-1).split([len(answers), len(subjects)])
-    return batch.nll(logp), after, batch.likeliest(logp)
+    return batch.nll(logp).to(shift.device), after.to(shift.device), batch.likeliest(logp).to(shift.device)
 
 
-@torch.no_grad()
-def _clamp_(deltas: list[Tensor], limits: Tensor) -> None:
-    """Scale every delta that is longer than its limit back to it."""
-    for delta, limit in zip(deltas, limits, strict=True):
-        norm = delta.norm()
-        if norm > limit:
-            delta.mul_(limit / norm)
+def _clamped(delta: Tensor, limits: Tensor) -> Tensor:
+    """Every row of `delta` that is longer than its limit, scaled back to it: (E, d) and (E,)."""
+    lengths = delta.norm(dim=1)
+    scale = torch.where(lengths > limits, limits / lengths, 1)  # (E,)
+    return delta * scale.unsqueeze(1)

@@ -1,0 +1,90 @@
+"""The search for v* and z: what it asks the device, and that asking rarely changes nothing.
+
+That it finds what the originals and the naive twins find is in test_rome, test_memit, test_golden and test_spread.
+"""
+
+from typing import Any
+
+import pytest
+import torch
+from conftest import tiny
+from pretend import Placed, pretended
+from tiny_settings import TARGET, corpus
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from editors import _value
+from editors._value import Patience, _clamped, optimise
+from editors.memit import MEMIT, MEMITSettings
+
+STEPS = 12
+
+
+def settings(tmp_path: Any, **others: Any) -> MEMITSettings:
+    values = dict(layers=(1, 2), mom2_adjustment=True, mom2_update_weight=10.0, **TARGET, **corpus(tmp_path))
+    return MEMITSettings(**(values | {"v_num_grad_steps": STEPS, "v_lr": 0.05} | others))
+
+
+@pytest.mark.parametrize("every", [2, 5, 100])
+def test_edits_that_end_may_be_asked_for_rarely(every: int, edits, tmp_path, monkeypatch) -> None:
+    """Edits end at different steps; each has the z, the losses and the steps that it has alone."""
+    lm = tiny("llama")
+    editor = MEMIT(lm, settings(tmp_path))
+    losses = editor.deltas(edits)[1]["loss_last"]
+    monkeypatch.setattr(_value, "GOOD_ENOUGH", sorted(losses)[len(losses) // 2] * 1.01)  # some get there, some do not
+    wanted, notes = editor.deltas(edits)
+    assert len({*notes["forwards"]}) > 1 and max(notes["forwards"]) == STEPS
+    monkeypatch.setitem(_value.ASKED, "cpu", every)
+    found, noted = editor.deltas(edits)
+    assert noted["forwards"] == notes["forwards"]
+    assert noted["loss_last"] == pytest.approx(notes["loss_last"], rel=1e-4)
+    for name, delta in wanted.items():
+        torch.testing.assert_close(found[name], delta, rtol=1e-4, atol=1e-6)
+
+
+READS = (Tensor.tolist, Tensor.item, Tensor.__bool__, Tensor.__int__, Tensor.__float__, Tensor.nonzero, Tensor.cpu)
+
+
+class Waiting(TorchFunctionMode):
+    """Counts how often the host waits for a number of the pretended device."""
+
+    count = 0
+
+    def __torch_function__(self, call: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += call in READS and isinstance(args[0], Placed)
+        return call(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("steps", "waits"), [(4, 0), (10, 1), (16, 3)])
+def test_hardly_a_step_waits_for_the_device(steps: int, waits: int, edits, tmp_path, monkeypatch) -> None:
+    """After every fifth it is asked who has ended, not after the last; behind the loop losses and steps are read."""
+    lm, counts = tiny("llama"), list[int]()
+    editor = MEMIT(lm, settings(tmp_path, v_num_grad_steps=steps))
+
+    def watched(*args: Any) -> Any:
+        with Waiting() as seen:
+            found = optimise(*args)
+        counts.append(seen.count)
+        return found
+
+    monkeypatch.setattr("editors._spread.optimise", watched)
+    with pretended():
+        lm.model.to("lazy:0")
+        editor.deltas(edits)
+    assert {*counts} == {waits + 2}
+
+
+def test_a_search_goes_on_as_long_as_it_is_patient() -> None:
+    patience = Patience(2, 2, torch.device("cpu"))
+    both = torch.tensor([0, 1])
+    said = [[False, True], [True, False], [False, False], [False, False]]
+    over = [patience.over(both, torch.tensor(likeliest)).tolist() for likeliest in said]
+    assert over == [[False, False], [False, False], [False, True], [True, False]]
+    assert not Patience(None, 2, torch.device("cpu")).over(both, torch.tensor([True, True])).any()
+    assert Patience(0, 2, torch.device("cpu")).over(both, torch.tensor([False, True])).tolist() == [False, True]
+
+
+def test_what_is_too_long_is_scaled_back() -> None:
+    delta = torch.tensor([[3.0, 4.0], [0.3, 0.4], [0.0, 0.0]])
+    wanted = torch.tensor([[0.6, 0.8], [0.3, 0.4], [0.0, 0.0]])
+    torch.testing.assert_close(_clamped(delta, torch.ones(3)), wanted)
