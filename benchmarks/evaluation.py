@@ -1,4 +1,7 @@
-"""Samples per second on the one-token tasks: ours, a plain batch-1 `generate`, and the released way."""
+"""Samples per second on the one-token tasks: ours, a plain batch-1 `generate`, and the released way.
+
+And how near ours comes to the machine on each of the tasks.
+"""
 
 from collections.abc import Iterator
 
@@ -6,9 +9,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks._common import embedded, seconds, versus
+from benchmarks._flops import share
 from core import folders
 from core.lm.generate import complete
 from core.lm.model import LM
+from core.lm.tokens import encode
 from core.registry import discover
 from core.types import Task
 from inputs.embedded import EMBEDDED_MODEL
@@ -35,6 +40,18 @@ def run() -> Iterator[str]:
     for context, texts in ((lm.context, prompts[0][1][:2]), (GPT2_CONTEXT, [texts[0] for _, texts in prompts])):
         pace = len(texts) / seconds(lambda some=texts, width=context: [as_released(text, width) for text in some])
         yield f"the released way        {pace:8.2f} samples/s   ours is {rate / pace:.0f}x (padded to {context})"
+    for task in discover("tasks", "TASK").values():
+        yield f"{task.name}: {reached(lm, task)}"
+
+
+def reached(lm: LM, task: Task) -> str:
+    prompts = [sample.prompt for sample in task.samples(folders.SAMPLE / "task-data" / task.file)]
+
+    def ours(batch_tokens: int | None = None) -> None:
+        complete(lm, prompts, task.max_new_tokens, task.choices, batch_tokens)
+
+    tokens = sum(len(encode(lm, prompt)) for prompt in prompts) / len(prompts)
+    return f"prompts of {tokens:.0f} tokens, {share(seconds(ours), ours, lambda: ours(1))}"
 
 
 @torch.inference_mode()

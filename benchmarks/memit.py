@@ -1,8 +1,10 @@
-"""One MEMIT update of 16 edits, against the naive twin."""
+"""One MEMIT update of 16 edits, against the naive twin and the machine."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from benchmarks._common import embedded, hparams_file, sample_edits, versus
+from benchmarks._flops import share
 from core import hparams
 from editors._moments import load
 from editors.memit import MEMIT, MEMITSettings
@@ -16,3 +18,5 @@ def run() -> Iterator[str]:
     edits, moments = sample_edits(16), load(lm, hp.layers, hp.corpus)
     ours, other = versus(lambda: editor.deltas(edits), lambda: naive.deltas(lm, hp, editor.templates, moments, edits))
     yield f"{len(edits)} edits: ours {ours:.1f} s, naive twin {other:.1f} s: {other / ours:.1f}x"
+    alone = MEMIT(lm, replace(hp, edit_batch=1))  # no edit is padded to another's length
+    yield share(ours, lambda: editor.deltas(edits), lambda: alone.deltas(edits))

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks._common import embedded, versus
+from benchmarks._flops import share
 from core import folders
 from core.lm.model import LM
 from core.lm.moments import Corpus, second_moments
@@ -21,7 +22,9 @@ def run() -> Iterator[str]:
         text.write_text("\n\n".join((source * 2)[:DOCUMENTS]), encoding="utf-8")
         collect(lm, text, (LAYERS[-1],))  # warm
         five, one = versus(lambda: collect(lm, text, LAYERS), lambda: collect(lm, text, LAYERS[-1:]), rounds=3)
+        needed = share(five, lambda: collect(lm, text, LAYERS))
     yield f"{DOCUMENTS} documents: five layers {five:.1f} s, one layer {one:.1f} s: {five / one:.2f}x (of 3)"
+    yield needed
 
 
 def collect(lm: LM, text: Path, layers: tuple[int, ...]) -> None:

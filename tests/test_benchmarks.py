@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, tiny
 from torch import Tensor
 
-from benchmarks import _peak, _random, gpu, memory
+from benchmarks import _peak, _random, gpu, memory, peers
+from benchmarks._flops import bare, counted, share
 from core.lm.forward import resume
 from core.lm.tokens import pad
 from core.registry import discover
@@ -144,3 +145,67 @@ def test_the_table_of_the_documentation_is_this_one() -> None:
     text = (ROOT / "docs/speed.md").read_text(encoding="utf-8")
     for line in memory.table():
         assert line in text
+
+
+# --- shares of the machine -------------------------------------------------------------------------------------------
+
+
+def test_flops_and_products_are_counted_by_hand() -> None:
+    """2 (rows x in x out) of each product, under inference_mode too, where a linear layer is one operation."""
+    layer, rows = torch.nn.Linear(5, 7), torch.ones(3, 5)
+
+    def work() -> None:
+        with torch.inference_mode():
+            layer(rows).relu() @ torch.ones(7, 2)
+
+    count = counted(lambda: (work(), work()))
+    assert count.flops == 2 * (2 * 3 * 5 * 7 + 2 * 3 * 7 * 2)
+    assert sorted(count.products.values()) == [2, 2]
+    flops, took = bare(count, budget=0.001)
+    assert flops == count.flops and 0 < took < 1
+
+
+def test_a_share_is_of_what_is_needed() -> None:
+    """Half of the rows are pads: as slow as bare products, half of what the machine could do."""
+    full, half, w = torch.ones(64, 32), torch.ones(32, 32), torch.ones(32, 32)
+    _, alone = bare(counted(lambda: full @ w))
+    line = share(1e3, lambda: full @ w, lambda: half @ w)
+    assert line.startswith("0 GFLOP needed, 0 GFLOP/s, 0% of the ") and alone < 1
+    percent = share(alone, lambda: full @ w, lambda: half @ w).split(", ")[2].split("%")[0]
+    assert 5 <= int(percent) <= 500  # timed twice, on any machine
+
+
+# --- peers -----------------------------------------------------------------------------------------------------------
+
+
+class OutOfMemory:
+    def __call__(self) -> list[str]:
+        raise torch.cuda.OutOfMemoryError
+
+
+def test_peers_say_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of prompts that fit the tiny model: what does not loses other tokens there than here."""
+    pytest.importorskip("lm_eval")
+    (data := tmp_path / "task-data").mkdir()
+    sentences = "".join(f"{text}\t{i % 2}\n" for i, text in enumerate(["so dull", "a joy to see", "it never ends"]))
+    (data / "test-SentimentAnalysis.tsv").write_text(f"sentence\tlabel\n{sentences}")
+    (data / "test-NER.txt").write_text((ROOT / "data/sample/task-data/test-NER.txt").read_text())
+    lm = tiny("llama")
+    monkeypatch.setattr(peers, "load", lambda *args, **kwargs: lm)
+    lines = list(
+        peers.run(
+            peers.arguments(
+                ["--tasks", "SentimentAnalysis", "NER", "--limit", "3", "--batches", "1", "2", "--data", str(tmp_path)]
+            )
+        )
+    )
+    assert [line.split(":")[0] for line in lines if not line.startswith(" ")] == ["SentimentAnalysis", "NER"]
+    others = [line for line in lines if line.startswith("  ") and not line.startswith("  ours")]
+    assert len(others) == 6 and all(line.endswith("3 of 3 as ours") for line in others)
+
+
+def test_a_peer_out_of_memory_is_said() -> None:
+    peer = peers.Peer("HFLM", OutOfMemory(), "text")
+    peer.call()
+    peer.call()
+    assert peer.failed == "out of memory" and len(peer.times) == 1

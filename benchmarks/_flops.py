@@ -1,0 +1,95 @@
+"""How near to the machine's rate a computation is: its necessary FLOPs, and what bare matrix products reach."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from benchmarks._common import seconds
+
+PRODUCTS = (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.bmm, torch.ops.aten.baddbmm)
+Operand = tuple[tuple[int, ...], tuple[int, ...], torch.dtype, str]
+"""Shape, strides, type and device of a tensor."""
+
+
+@dataclass
+class Counted(TorchDispatchMode):  # type: ignore[misc]
+    """Counts the FLOPs of what runs inside, by torch's own formulas, and keeps which matrix products those were."""
+
+    flops: int = 0
+    products: Counter[tuple[Any, tuple[Operand, ...]]] = field(default_factory=Counter)
+    """(Operation, its operands) -> how often."""
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs, what = kwargs or {}, func._overloadpacket
+        if what not in flop_registry and func is not torch.ops.prim.device.default:
+            with self:  # what is made of others is counted by them
+                out = func.decompose(*args, **kwargs)
+            if out is not NotImplemented:
+                return out
+        out = func(*args, **kwargs)
+        if what in flop_registry:
+            self.flops += flop_registry[what](*args, **kwargs, out_val=out)
+        if what in PRODUCTS:
+            self.products[what, tuple(_kind(a) for a in args if isinstance(a, torch.Tensor))] += 1
+        return out
+
+
+def _kind(tensor: torch.Tensor) -> Operand:
+    return tuple(tensor.shape), tensor.stride(), tensor.dtype, str(tensor.device)
+
+
+def counted(work: Callable[[], object]) -> Counted:
+    with Counted() as count:
+        work()
+    return count
+
+
+def bare(count: Counted, budget: float = 0.05) -> tuple[float, float]:
+    """FLOPs of the counted matrix products, and seconds that they take by themselves, one after the other.
+
+    Each shape is timed for about `budget` seconds.
+    """
+    flops = took = 0.0
+    for (what, operands), times in count.products.items():
+        tensors = [_filled(*operand) for operand in operands]
+        with torch.inference_mode():
+            once = _timed(what, tensors, 1)
+            rounds = max(1, int(budget / once))
+            took += times * _timed(what, tensors, rounds) / rounds
+            flops += times * flop_registry[what](*tensors, out_val=what(*tensors))
+    return flops, took
+
+
+def _filled(shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype, device: str) -> torch.Tensor:
+    return torch.empty_strided(shape, strides, dtype=dtype, device=device).fill_(0.5)
+
+
+def _timed(what: Any, tensors: list[torch.Tensor], rounds: int) -> float:
+    def work() -> None:
+        for _ in range(rounds):
+            what(*tensors)
+        if tensors[0].is_cuda:
+            torch.cuda.synchronize()
+
+    work()  # warm
+    return seconds(work)
+
+
+def share(took: float, ours: Callable[[], object], smallest: Callable[[], object] | None = None) -> str:
+    """A line on `ours`, which took so many seconds; `smallest` is the same without pads, where `ours` has any."""
+    own = counted(ours)
+    needed = counted(smallest).flops if smallest else own.flops
+    flops, alone = bare(own)
+    rate, machine = needed / took, flops / alone
+    return (
+        f"{needed / 1e9:.0f} GFLOP needed, {rate / 1e9:.0f} GFLOP/s, "
+        f"{rate / machine:.0%} of the {machine / 1e9:.0f} that bare products of these shapes reach"
+    )

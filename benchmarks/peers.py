@@ -1,0 +1,140 @@
+"""Our completions beside those of lm-evaluation-harness' HFLM: python -m benchmarks.peers [--data DIR] [--limit N] ...
+
+The same model in the same process, the same prompts and numbers of new tokens. HFLM completes them by `generate_until`
+in batches of several sizes; of a task with labels it also weighs the labels by `loglikelihood`, as the harness does
+where it is given choices. The first call of each is cold, the next are warm.
+"""
+
+import argparse
+import logging
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import _random
+from core import folders
+from core.lm.generate import complete
+from core.lm.load import load
+from core.lm.model import LM
+from core.registry import discover
+from core.types import DTYPES, Task
+from inputs.embedded import EMBEDDED_MODEL
+
+LABELLED, OTHERS = 64, 16
+"""Records of a task with labels and of one without."""
+
+
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    tasks = [name for name in discover("tasks", "TASK") if not name.startswith("glue_")]
+    gpu = torch.cuda.is_available()
+    p = argparse.ArgumentParser(prog="python -m benchmarks.peers", description="Ours beside HFLM.")
+    p.add_argument("--data", type=Path, default=folders.SAMPLE, metavar="DIR", help="holds task-data/ (the sample)")
+    p.add_argument("--tasks", nargs="+", choices=tasks, default=tasks)
+    p.add_argument("--limit", type=int, help=f"records of a task (default: {LABELLED} of a labelled one, {OTHERS})")
+    p.add_argument("--batches", nargs="+", default=["1", "16", "64", *(["auto"] if gpu else [])], help="of HFLM")
+    p.add_argument("--rounds", type=int, default=1, help="warm calls of each; their median counts (default: 1)")
+    p.add_argument("--model", choices=_random.CONFIGS, help="with random weights (default: the embedded model)")
+    p.add_argument("--device", default="cuda" if gpu else "cpu")
+    p.add_argument("--dtype", choices=DTYPES, default="bfloat16" if gpu else "float32")
+    return p.parse_args(argv)
+
+
+@dataclass(slots=True)
+class Peer:
+    """Somebody who completes the prompts of a task."""
+
+    name: str
+    work: Callable[[], Sequence[Any]]
+    like: str = ""
+    """Which field of our completions its replies should equal."""
+    said: Sequence[Any] = ()
+    """Of its last call."""
+    times: list[float] = field(default_factory=list)
+    """Seconds of each call. The first is cold."""
+    failed: str = ""
+
+    def call(self) -> None:
+        if self.failed:
+            return
+        start = time.perf_counter()
+        try:
+            self.said = self.work()  # texts on the host: a GPU has done its work
+        except torch.cuda.OutOfMemoryError:
+            self.failed = "out of memory"
+            torch.cuda.empty_cache()
+        self.times.append(time.perf_counter() - start)
+
+    @property
+    def rate(self) -> float:
+        """Records a second of the warm calls."""
+        return len(self.said) / statistics.median(self.times[1:])
+
+
+def run(args: argparse.Namespace | None = None) -> Iterator[str]:
+    args = args or arguments([])
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    if args.model:
+        lm = _random.random_lm(args.model, _random.config(args.model), args.device, args.dtype)
+    else:
+        lm = load(folders.MODELS / EMBEDDED_MODEL, EMBEDDED_MODEL, device=args.device, dtype=args.dtype)
+    for name in args.tasks:
+        yield from rows(lm, discover("tasks", "TASK")[name], args)
+
+
+def rows(lm: LM, task: Task, args: argparse.Namespace) -> Iterator[str]:
+    limit = args.limit or (LABELLED if task.max_new_tokens == 1 else OTHERS)
+    prompts = [sample.prompt for sample in task.samples(args.data / "task-data" / task.file)][:limit]
+    ours, *others = everybody = peers(lm, task, prompts, args.batches)
+    for _ in range(1 + args.rounds):  # in turn, so that a machine that slows down slows all
+        for peer in everybody:
+            peer.call()
+    best = max(peer.rate for peer in others if not peer.failed)
+    yield f"{task.name}: {ours.rate / best:.2f}x ({len(prompts)} records of {task.max_new_tokens} new tokens)"
+    for peer in everybody:
+        yield f"  {peer.name:20} {peer.failed or result(peer, ours)}"
+
+
+def result(peer: Peer, ours: Peer) -> str:
+    line = f"{peer.rate:8.2f} records/s, cold {len(peer.said) / peer.times[0]:8.2f}"
+    if peer is ours:
+        return line
+    said = [getattr(own, peer.like).strip() for own in ours.said]  # some tokenizers lose a first blank in HFLM's way
+    same = sum(own == other.strip() for own, other in zip(said, peer.said, strict=True))
+    return f"{line}, {same} of {len(peer.said)} as ours"
+
+
+def peers(lm: LM, task: Task, prompts: list[str], batches: list[str]) -> list[Peer]:
+    """Ours first."""
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+
+    options = {"until": [], "max_gen_toks": task.max_new_tokens, "do_sample": False}
+    texts = [Instance("generate_until", {}, (prompt, options), i) for i, prompt in enumerate(prompts)]
+    words = [(prompt, f" {word}") for prompt in prompts for word in task.choices]
+    choices = [Instance("loglikelihood", {}, pair, i) for i, pair in enumerate(words)]
+
+    def chosen(model: Any) -> list[str]:
+        logps = [logp for logp, _ in model.loglikelihood(choices, disable_tqdm=True)]
+        each = [logps[i : i + len(task.choices)] for i in range(0, len(logps), len(task.choices))]
+        return [task.choices[logp.index(max(logp))] for logp in each]
+
+    everybody = [Peer("ours", partial(complete, lm, prompts, task.max_new_tokens, task.choices))]
+    for size in batches:
+        model = HFLM(pretrained=lm.model, tokenizer=lm.tokenizer, batch_size=size)
+        everybody.append(
+            Peer(f"generate_until, {size}", partial(model.generate_until, texts, disable_tqdm=True), "text")
+        )
+        if task.choices:
+            everybody.append(Peer(f"loglikelihood, {size}", partial(chosen, model), "choice"))
+    return everybody
+
+
+if __name__ == "__main__":
+    for line in run(arguments()):
+        print(line, flush=True)
