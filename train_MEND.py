@@ -4,19 +4,20 @@ import dataclasses
 import time
 from argparse import Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from core import hparams
 from core.disk.lock import held
 from core.errors import UserError
 from core.folders import shortened
-from core.lm.load import load
 from core.results import writable
 from core.script import Parser, positive, script
 from core.types import DTYPES
 from edit_sets.zsre import EDIT_SET
-from editors.mend.settings import MENDSettings
-from editors.mend.training import Records, Training, existing
 from inputs.sources import find_data, find_model, settings_file
+
+if TYPE_CHECKING:
+    from editors.mend.settings import MENDSettings
 
 
 def arguments() -> Namespace:
@@ -36,8 +37,10 @@ def arguments() -> Namespace:
     return p.parse_args()
 
 
-def settings(args: Namespace, name: str) -> MENDSettings:
+def settings(args: Namespace, name: str) -> "MENDSettings":
     """The training settings, with what the command line says instead."""
+    from editors.mend.settings import MENDSettings
+
     hp = hparams.load(MENDSettings, settings_file("MEND", name, args.hparams, args.model, training=True))
     if hp.eval_only:
         raise UserError("eval_only: true leaves nothing to train; test-task-after.py measures a trained network")
@@ -47,6 +50,9 @@ def settings(args: Namespace, name: str) -> MENDSettings:
 
 def main() -> None:
     args = arguments()
+    from core.lm.load import load  # with torch, which --help does without
+    from editors.mend.training import Records, Training, existing
+
     name, model_folder = find_model(args.model)
     hp = settings(args, name)
     parts = zip(("train", "validation"), EDIT_SET.training_files, strict=True)
