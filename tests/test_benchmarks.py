@@ -2,14 +2,17 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from conftest import ROOT, tiny
+from tiny_settings import TARGET, corpus
 from torch import Tensor
 
-from benchmarks import _peak, _random, gpu, memory, peers
+from benchmarks import _peak, _random, gpu, masks, memory, peers
 from benchmarks._flops import bare, counted, share
 from core.lm.forward import resume
 from core.lm.tokens import pad
@@ -211,3 +214,22 @@ def test_a_peer_out_of_memory_is_said() -> None:
     peer.call()
     peer.call()
     assert peer.failed == "out of memory" and len(peer.times) == 1
+
+
+# --- masks -----------------------------------------------------------------------------------------------------------
+
+
+def test_what_a_mask_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scaled update has the ratio of the whole one and writes its square; a figure is drawn."""
+    lm, values = tiny("llama"), dict(layers=(1, 2), mom2_adjustment=True, mom2_update_weight=10.0, **TARGET)
+    settings = tmp_path / "MEMIT.yaml"
+    settings.write_text(yaml.safe_dump(values | corpus(tmp_path) | {"layers": [1, 2], "context_templates": ["{}"]}))
+    monkeypatch.setattr(masks, "embedded", lambda: lm)
+    monkeypatch.setattr(masks, "hparams_file", lambda method: settings)
+    monkeypatch.setattr("experiment.notebook.settings_file", lambda *args: settings)
+    words = ["--edits", "0", "2", "--batch", "2", "--tasks", "NER", "--limit", "2", "--rules", "none", "scale:keep=0.5"]
+    lines = list(masks.run(masks.arguments([*words, "--figure", str(figure := tmp_path / "it.png")])))
+    assert len(lines) == 4 and figure.stat().st_size > 10_000
+    whole, half = ([float(value) for value in re.findall(r"\d+\.\d+", line.split("ratio")[1])] for line in lines[1:3])
+    assert half[:2] == whole[:2] and len(whole) == 4
+    assert half[2:] == pytest.approx([value / 4 for value in whole[2:]], abs=0.011)

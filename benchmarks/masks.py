@@ -1,0 +1,105 @@
+"""What a mask over updates writes for ordinary tokens, held against how far the model drifts (the study's question 5).
+
+    python -m benchmarks.masks [--edits 200 230] [--data DIR] [--tasks NLI ...] [--limit 40] [--figure FILE]
+
+MEMIT's update D (d, f) is small where C, the second moments of ordinary keys, is large. A mask over its entries does
+not know C. With C scaled to trace f, tr(D C D^T) / |D|^2 is 1 for a D that lies anyhow to the ordinary keys, and
+tr(D C D^T) is what D writes for an ordinary token, squared. D is all change of a layer after the last update.
+"""
+
+import argparse
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+import experiment as ex
+from benchmarks._common import embedded, hparams_file
+from core import folders, hparams
+from core.lm.model import orient
+from core.lm.moments import second_moments
+from core.lm.weights import weight_of
+from editors.memit import MEMITSettings
+
+RULES = ("none", "rect:keep=0.4", "rect:keep=0.2", "rect:keep=0.2,feedback=true", "random:keep=0.4",
+         "magnitude:keep=0.4", "scale:keep=0.8", "scale:keep=0.6")  # fmt: skip
+TASKS = ("NLI", "SentimentAnalysis", "dialogue", "ClosedDomainQA")
+
+
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    p = argparse.ArgumentParser(prog="python -m benchmarks.masks", description="What a mask writes for other tokens.")
+    p.add_argument("--edits", type=int, nargs=2, default=(200, 230), metavar=("BEGIN", "END"))
+    p.add_argument("--batch", type=int, default=10, help="edits of an update (default: 10)")
+    p.add_argument("--data", type=Path, default=folders.SAMPLE, metavar="DIR", help="as of test-task.py")
+    p.add_argument("--rules", nargs="+", default=RULES, help="as --regularizer takes them")
+    p.add_argument("--tasks", nargs="+", default=TASKS, help="whose drift is measured")
+    p.add_argument("--limit", type=int, default=40, help="records of each (default: 40)")
+    p.add_argument("--figure", type=Path, metavar="FILE", help="draw it there (.svg, .png, .pdf)")
+    return p.parse_args(argv)
+
+
+@dataclass(frozen=True)
+class Masked:
+    """One regulariser: of each layer tr(D C D^T) / |D|^2 and tr(D C D^T), and what the model does with all D in."""
+
+    rule: str
+    ratio: Sequence[float]
+    written: Sequence[float]
+    held: float
+    drift: Sequence[float]
+    """Nats a token, of each task."""
+
+    def __str__(self) -> str:
+        numbers = (" ".join(f"{value:.{digits}f}" for value in values) for values, digits in
+                   ((self.ratio, 2), (self.written, 2), (self.drift, 4)))  # fmt: skip
+        ratio, written, drift = numbers
+        return f"{self.rule:28} held {self.held:.2f}  drift {drift}  ratio {ratio}  written {written}"
+
+
+def run(args: argparse.Namespace | None = None) -> Iterator[str]:
+    args = args or arguments([])
+    lm, edits = embedded(), ex.edits("zsre", *args.edits, data=args.data)
+    hp = hparams.load(MEMITSettings, hparams_file("MEMIT"))
+    moments = [c.double() * len(c) / c.double().trace() for c in second_moments(lm, hp.layers, hp.corpus).values()]
+    given = {"limit": args.limit, "data": args.data}
+    unedited = {task: ex.expect(lm, task, **given) for task in args.tasks}
+    yield f"{len(edits)} edits in updates of {args.batch}; drift of {', '.join(args.tasks)}; layers {hp.layers}"
+    rows = []
+    for rule in args.rules:
+        ratio, written = list[float](), list[float]()
+        with ex.edited(lm, "MEMIT", edits, batch_size=args.batch, regularizer=rule) as record:
+            for c, (name, was) in zip(moments, record.editing.unedited.items(), strict=True):
+                change = weight_of(lm.model, name).detach() - was
+                d = orient(lm.module(name.removesuffix(".weight")), change).double()  # (d, f)
+                written.append(float(((d @ c) * d).sum()))
+                ratio.append(written[-1] / float(d.square().sum()))
+            scores = [ex.score(lm, task, **given, unedited=known) for task, known in unedited.items()]
+            held = record.quality()["after"]["reliability"].value
+        rows.append(Masked(rule, ratio, written, held, [score.metrics["drift"].value for score in scores]))
+        yield str(rows[-1])
+    if args.figure:
+        drawn(rows).savefig(args.figure)
+        yield f"-> {args.figure}"
+
+
+def drawn(rows: Sequence[Masked]) -> Figure:
+    """One point for each regulariser: drift, the mean over tasks, over what is written for ordinary tokens."""
+    figure = Figure(figsize=(6.4, 3.2), layout="constrained")
+    ways = (("ratio", "tr(DCD') / |D|², mean over layers"), ("written", "tr(DCD'), sum over layers"))
+    for axes, (field, label) in zip(figure.subplots(1, 2, sharey=True), ways, strict=True):
+        for i, row in enumerate(rows):
+            values = getattr(row, field)
+            x = statistics.mean(values) if field == "ratio" else sum(values)
+            axes.plot(x, statistics.mean(row.drift), "osv^DPX*"[i % 8], label=f"{row.rule} ({row.held:.2f} held)")
+        axes.set_xlabel(label)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].set_ylabel("drift, nats a token")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize=7, frameon=False)
+    return figure
+
+
+if __name__ == "__main__":
+    for line in run(arguments()):
+        print(line, flush=True)
