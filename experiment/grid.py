@@ -18,7 +18,7 @@ class Block:
     """A part of the grid: every method in every mode with every regulariser: "none", "rect 0.4", "rect:keep=0.4".
 
     `hparams` is a file of settings for its methods; `results` a folder of its own below the sweep's, as the results of
-    a method with other settings have the same names.
+    a method with other settings have the same names. Of the sweep's `repeats` a block may want the first few alone.
     """
 
     methods: tuple[str, ...]
@@ -28,12 +28,14 @@ class Block:
     checkpoints: tuple[int, ...] | None = None
     hparams: str | None = None
     results: str | None = None
+    repeats: int | None = None
 
     def __post_init__(self) -> None:
         if self.results and (Path(self.results).is_absolute() or ".." in Path(self.results).parts):
             raise ValueError(f"results: expected a folder's name below the sweep's results, found '{self.results}'")
-        if self.batch_size is not None and self.batch_size < 1:
-            raise ValueError(f"batch_size: expected 1 or more, found {self.batch_size}")
+        for name in ("batch_size", "repeats"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name}: expected 1 or more, found {value}")
         for rule in self.regularizers:
             name, _, share = rule.partition(" ")
             if ":" not in rule and (bool(share) == (name == "none") or (share and not _is_number(share))):
@@ -122,6 +124,8 @@ def cells(sweep: Sweep) -> list[Experiment]:
     draws = range(1, sweep.repeats + 1) or (None,)
     edited = []
     for model, draw, block in itertools.product(models, draws, sweep.grid):
+        if draw is not None and draw > (block.repeats or sweep.repeats):
+            continue
         for method, mode, rule in itertools.product(block.methods, block.modes, block.regularizers):
             for counts in _runs(mode, [count for count in sweep.counts(block) if count]):
                 name, _, keep = rule.partition(" ")

@@ -85,6 +85,16 @@ def test_repeats_draw_other_edits_and_all_else_with_another_seed() -> None:
     assert commands(**some, repeats=1, redraw=True)[1].endswith("--draw 1 --redraw")
 
 
+def test_a_block_may_be_made_for_the_first_repeats_alone() -> None:
+    """All blocks of the first draw come before those of the second."""
+    often, once = (Block(methods=(name,), modes=("Batch-Single",)) for name in ("MEMIT", "MEND"))
+    grid = (replace(once, repeats=1), often)
+    for repeats, wanted in ((0, [None] * 2), (1, [1, 1]), (3, [1, 1, 2, 3])):
+        found = [cell.edit for cell in cells(Sweep(grid=grid, checkpoints=(2,), repeats=repeats)) if cell.edit]
+        assert [edit.draw for edit in found] == wanted
+        assert [edit.method for edit in found] == ["MEND"] + ["MEMIT"] * (len(wanted) - 1)
+
+
 def test_repeats_have_context_templates_of_their_own(tiny_folder: Path, tmp_path: Path) -> None:
     """Those that settings state stay, unless they are to be drawn anew."""
     found = {}
