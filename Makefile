@@ -40,6 +40,7 @@ bench: $(VENV)/ready-dev
 	$(BIN)/python -m benchmarks
 
 reproduction: $(VENV)/ready $(MEND)
+	$(BIN)/python sweep.py configs/reproduction.yaml --estimate
 	$(BIN)/python sweep.py configs/reproduction.yaml
 	$(BIN)/python report.py test-result/reproduction --out docs/reproduction/report
 

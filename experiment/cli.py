@@ -62,6 +62,7 @@ def _sweep_parser() -> Parser:
     p.add_argument("--workers", type=positive, metavar="N", help="processes (local; default: one per GPU)")
     p.add_argument("--address", help="of the Ray cluster (default: the one this machine belongs to, else a new one)")
     p.add_argument("--dry-run", action="store_true", help="only print the runs, as commands")
+    p.add_argument("--estimate", action="store_true", help="time a little of everything, and say how long all takes")
     return p
 
 
@@ -82,6 +83,12 @@ def sweep() -> None:
     todo = cells(_fitting(asked))
     if args.dry_run:
         print("\n".join(map(command, todo)))
+        return
+    if args.estimate:
+        from experiment.estimate import estimate
+
+        for line in estimate(todo):
+            print(line)
         return
     done: list[Outcome] = []
     try:
