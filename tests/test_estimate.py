@@ -24,7 +24,12 @@ def grid(folder: Path, tiny_folder: Path) -> Path:
         "checkpoints": [0, 1, 4],
         "device": "cpu",
     }
-    config |= {"models": [str(tiny_folder)], "data": str(ROOT / "data/sample"), "results": str(folder / "out")}
+    config |= {
+        "device": "cpu",
+        "models": [str(tiny_folder)],
+        "data": str(ROOT / "data/sample"),
+        "results": str(folder / "out"),
+    }
     (folder / "grid.yaml").write_text(
         yaml.safe_dump(config | {"grid": [block | {"hparams": str(folder / "rome.yaml")}]})
     )
