@@ -47,7 +47,12 @@ def parser(description: str = "Score a model on a task, on several, or on all.")
     p.add_argument("--limit", type=positive, metavar="N", help="only the first N records of each task")
     p.add_argument("--seed", type=int, help="seed of what is drawn (default: 0, with --draw its SEED)")
     p.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="default: test-result")
-    p.add_argument("--batch-tokens", type=positive, metavar="N", help="token budget of a batch; never changes a result")
+    p.add_argument(
+        "--batch-tokens",
+        type=positive,
+        metavar="N",
+        help="token budget of a batch; changes no result but ties in half precision",
+    )
     p.add_argument(
         "--measures",
         type=words,

@@ -12,6 +12,7 @@ from core import results
 from core.disk import lock
 from core.disk.whole import clear
 from core.errors import Interrupted, UserError
+from core.lm.batches import default_budget
 from core.lm.likelihood import Expected
 from core.lm.model import LM
 from core.results import EditRecord, Result
@@ -179,7 +180,8 @@ class _Run:
                 scored = score_model(bench.lm, task, samples, budget, journal, asked)
         finally:
             self.kept["completions"] = f"{len(journal)} of {len(samples)} completions of {task.name}"
-        result = result_of(task, scored, wanted.settings, bench.environment, dict(self.seconds))
+        environment = {**bench.environment, "batch_tokens": budget or default_budget(bench.lm)}
+        result = result_of(task, scored, wanted.settings, environment, dict(self.seconds))
         why = collapse.reason(task, result, bench.lm.vocabulary) if wanted.edits else None
         result = replace(result, edited=record, collapsed=why)
         results.write(wanted.stem, result, scored)

@@ -208,6 +208,7 @@ def test_all_eight_tasks(call: Call, tmp_path: Path) -> None:
         assert found["settings"]["data"]["kind"] == "custom"
         assert len(found["settings"]["data"]["sha256"]) == len(found["settings"]["model"]["sha256"]) == 64
         assert found["environment"]["torch"] == torch.__version__
+        assert found["environment"]["batch_tokens"] == 4096
         assert sorted(p.name for p in folder.iterdir()) == [f"result-{name}-before-edit.{e}" for e in ("json", "jsonl")]
         assert f"-> {folder}/result-{name}-before-edit.json\n" in run.out
         assert f"\n{found['headline']} " in run.out

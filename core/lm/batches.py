@@ -15,6 +15,11 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
+def default_budget(lm: LM) -> int:
+    """Tokens of a batch where nobody says how many."""
+    return BATCH_TOKENS.get(lm.device.type, BATCH_TOKENS["cuda"])
+
+
 def in_batches(
     rows: Sequence[R],
     work: Callable[[list[R]], list[T]],
@@ -31,7 +36,7 @@ def in_batches(
     batches are the same with and without it, so that the rest comes out to the bit as it would have. `what` is the
     name of the progress bar.
     """
-    budget = budget or BATCH_TOKENS.get(lm.device.type, BATCH_TOKENS["cuda"])
+    budget = budget or default_budget(lm)
     order = sorted(range(len(rows)), key=lambda i: -size(rows[i]))
     results: MutableMapping[int, T] = {} if done is None else done
     position = 0
