@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from analysis.collect import Run
-from analysis.study import RELEASED, Panel, Study, differs, metric_of
+from analysis.study import DRIFT, RELEASED, Panel, Study, differs, metric_of
 
 COLUMNS = (
     *(
@@ -60,7 +60,7 @@ def rows(panel: Panel, run: Run) -> Iterator[dict[str, Any]]:
         if difference:
             m = difference.measure
             row |= {"difference": m.value, "difference_low": m.low, "difference_high": m.high}
-            row |= {"p": difference.p, "test": difference.test}
+            row |= {} if name == DRIFT else {"p": difference.p, "test": difference.test}  # above 0 after any change
         if name == metric_of(run, RELEASED):
             row["published"] = " ".join(map(str, run.released))
         yield row

@@ -510,6 +510,18 @@ def test_tables_hold_the_numbers(report: Path, page: str) -> None:
             assert re.search(rf"<td>{value}( [▼▲])?<small>\[{low},{NB}{high}\]</small>(<small>|</td>)", page), row
 
 
+def test_a_drift_has_no_p_in_the_table(report: Path) -> None:
+    """It is above 0 after any change: what was not tested is not to look as if it had been."""
+    rows = list(csv.DictReader((report / "results.csv").open(encoding="utf-8")))
+    tested = {
+        name: [bool(row["p"]) for row in rows if row["metric"] == name and row["difference"]] for name in MEASURED
+    }
+    assert all(tested["text_logprob"]) and not any(tested["drift"]) and len(tested["drift"]) == 88 - 8
+
+
+MEASURED = ("text_logprob", "drift")
+
+
 def test_hostile_names_stay_text(tmp_path: Path) -> None:
     nasty = '<script>alert("1")</script>&{x}'
     model = {"name": nasty, "sha256": "00" * 32, "dtype": "float32"}
