@@ -31,6 +31,12 @@ ROOT = Path(__file__).parents[1]
 GOLDEN = Path(__file__).parent / "golden"
 EMBEDDED = ROOT / "hugging_cache" / "smollm2-135m"
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long tests are started first: at the end no worker waits for another one's."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 CONFIGS = {
     "gpt2": dict(n_layer=4, n_embd=32, n_head=4, n_positions=128),
     "gptj": dict(n_layer=4, n_embd=32, n_head=4, n_positions=128, rotary_dim=4),

@@ -87,6 +87,7 @@ def timeless(value: Any) -> Any:
     return [timeless(part) for part in value] if isinstance(value, list) else value
 
 
+@pytest.mark.long
 def test_two_runs_give_the_same_bytes(tiny_folder: Path, tmp_path: Path) -> None:
     """In two processes whose hashes (and so the order of sets) differ: results, second moments, MEND's network."""
     one, two = tmp_path / "one", tmp_path / "two"
@@ -130,6 +131,7 @@ def test_neither_batches_nor_order_change_a_score(family: str) -> None:
                     assert found[metric].value == pytest.approx(metrics[metric].value, abs=1e-12), (name, metric)
 
 
+@pytest.mark.long
 @needs_embedded
 def test_the_number_of_threads_does_not_change_the_templates() -> None:
     """Those of the embedded model; the ones its settings ship are those of seed 0."""

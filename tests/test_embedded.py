@@ -22,6 +22,7 @@ pytestmark = pytest.mark.skipif(
 SAMPLE = ROOT / "data/sample"
 
 
+@pytest.mark.long
 @pytest.mark.skipif((ROOT / "hugging_cache/gpt2-xl").exists(), reason="here the default model is gpt2-xl")
 def test_ner_after_four_rome_edits(tmp_path: Path) -> None:
     """python test-task-after.py NER Instance-Sequential ROME 200 204 1, with a few sentences to save time."""

@@ -15,10 +15,11 @@ from conftest import ROOT
 
 from tests import killing
 
-KILLS = 10
+KILLS = 6
 GROUPS = (("test-task", "ROME", "MEMIT", "MEND"), ("train_MEND", "prepare model", "prepare data", "sweep"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("names", GROUPS, ids=lambda names: names[0])
 def test_killed_anywhere(names: tuple[str, ...], tmp_path: Path) -> None:
     found = killing.reports(0, KILLS, list(names), tmp_path)

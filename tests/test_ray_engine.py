@@ -36,7 +36,7 @@ STEMS = {
 FIRST = {stem for counts in STEMS.values() for stems in counts[:2] for stem in stems}
 ALL = BEFORE | {stem for counts in STEMS.values() for stems in counts for stem in stems}
 
-pytestmark = pytest.mark.xdist_group("ray")  # one cluster
+pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.long]  # one cluster
 
 
 @pytest.fixture(scope="module")

@@ -40,7 +40,7 @@ from core.types import Measure
 from experiment import cli as scripts
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.xdist_group("report")  # one report on everything, which takes a minute, for all tests
+pytestmark = [pytest.mark.xdist_group("report"), pytest.mark.long]  # one report on everything serves all tests
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium")
 
 
