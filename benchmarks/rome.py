@@ -9,10 +9,13 @@ from core import hparams
 from editors.rome import ROME, ROMESettings
 from tests.reference import rome as naive
 
+SHAPES = ((5, 10), (10, 10))
+
 
 def run() -> Iterator[str]:
     lm = embedded()
-    hp = replace(hparams.load(ROMESettings, hparams_file("ROME")), v_num_grad_steps=20)  # as released
+    as_released = {"v_num_grad_steps": 20, "context_templates": None, "context_template_length_params": SHAPES}
+    hp = replace(hparams.load(ROMESettings, hparams_file("ROME")), **as_released)
     editor = ROME(lm, hp)
     edits = sample_edits(2)
     editor.deltas(edits[:1])  # warm

@@ -40,7 +40,7 @@ from editors._moments import Past, Solver
 from editors._value import Batch, Prompts, TargetEditor, TargetSettings, optimise, prompts_of
 
 FREE = {"cpu": 256, "cuda": 512}
-"""So many tokens take as long as one: below that a pass waits for weights, and on a GPU for its launches."""
+"""A step over fewer tokens takes hardly less time: it waits for weights, the vocabulary's most, or a GPU's launches."""
 
 
 @dataclass(frozen=True, kw_only=True)
