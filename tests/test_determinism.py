@@ -141,7 +141,7 @@ from pathlib import Path
 from core.lm.load import load
 from editors._templates import context_templates
 lm = load(Path({str(EMBEDDED)!r}), "smollm2-135m", "cpu")
-shapes = {{"ROME": (1, ((5, 10), (10, 10))), "MEMIT": (3, ((10, 5),))}}
+shapes = {{"ROME": (1, ((5, 5), (10, 5))), "MEMIT": (3, ((10, 5),))}}
 drawn = {{name: [context_templates(lm, shape, s) for s in range(seeds)] for name, (seeds, shape) in shapes.items()}}
 print(json.dumps(drawn))
 """
