@@ -23,8 +23,8 @@ from core.lm.moments import second_moments
 from core.lm.weights import weight_of
 from editors.memit import MEMITSettings
 
-RULES = ("none", "rect:keep=0.4", "rect:keep=0.2", "rect:keep=0.2,feedback=true", "random:keep=0.4",
-         "magnitude:keep=0.4", "scale:keep=0.8", "scale:keep=0.6")  # fmt: skip
+RECT = ("rect:keep=0.4", "rect:keep=0.2", "rect:keep=0.2,feedback=true")
+RULES = ("none", *RECT, "random:keep=0.4", "magnitude:keep=0.4", "scale:keep=0.8", "scale:keep=0.6")
 TASKS = ("NLI", "SentimentAnalysis", "dialogue", "ClosedDomainQA")
 
 
@@ -52,9 +52,8 @@ class Masked:
     """Nats a token, of each task."""
 
     def __str__(self) -> str:
-        numbers = (" ".join(f"{value:.{digits}f}" for value in values) for values, digits in
-                   ((self.ratio, 2), (self.written, 2), (self.drift, 4)))  # fmt: skip
-        ratio, written, drift = numbers
+        ratio, written = (" ".join(f"{value:.2f}" for value in values) for values in (self.ratio, self.written))
+        drift = " ".join(f"{value:.4f}" for value in self.drift)
         return f"{self.rule:28} held {self.held:.2f}  drift {drift}  ratio {ratio}  written {written}"
 
 

@@ -187,7 +187,7 @@ class Batch:
         return self.reads.row // self.rows_each
 
     @cached_property
-    def read(self) -> Tensor:
+    def reads_each(self) -> Tensor:
         """How many reads each edit has, (E,)."""
         counts = [len(edit.target) * (self.rows_each - 1) for edit in self.edits]
         return torch.tensor(counts, device=self.reads.row.device)
@@ -195,7 +195,7 @@ class Batch:
     def nll(self, logp: Tensor) -> Tensor:
         """-log p of each edit's target, the mean over templates and tokens: (N, vocabulary) at the reads -> (E,)."""
         sums = logp.new_zeros(len(self.edits)).index_add(0, self.of, self.reads.wanted(logp))
-        return -sums / self.read
+        return -sums / self.reads_each
 
     def likeliest(self, logp: Tensor) -> Tensor:
         """Whether each token of an edit's target is the likeliest in all templates: as for `nll`, -> (E,)."""
