@@ -43,6 +43,7 @@ reproduction: $(VENV)/ready $(MEND)
 	$(BIN)/python sweep.py configs/reproduction.yaml --estimate
 	$(BIN)/python sweep.py configs/reproduction.yaml
 	$(BIN)/python sweep.py configs/reproduction-counterfact.yaml
+	$(BIN)/python sweep.py configs/reproduction-long.yaml
 	$(BIN)/python report.py test-result/reproduction --out docs/reproduction/report
 
 $(MEND): | $(VENV)/ready
