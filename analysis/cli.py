@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from analysis.plots.style import Picture
 
 TITLE = "What did the edits break?"
-OURS = {"index.html", "figures", "results.csv"}
+OURS = {"index.html", "figures", "results.csv", "comparisons.csv"}
 
 
 def main() -> None:
@@ -30,14 +30,16 @@ def main() -> None:
 
     # After --help and wrong arguments: matplotlib and scipy take seconds to import.
     from analysis.collect import read_all
-    from analysis.export import csv_text
+    from analysis.export import comparisons_text, csv_text
+    from analysis.findings import findings
     from analysis.html.page import build
     from analysis.study import studies
 
     runs, copies = read_all(args.results)
-    sorted_out = studies(runs)
-    page, pictures = build(sorted_out, args.title, copies)
-    write(args.out, page, pictures, csv_text(sorted_out))
+    found = {study: findings(study) for study in studies(runs)}
+    page, pictures = build(found, args.title, copies)
+    compared = comparisons_text([f for mine in found.values() for f in mine])
+    write(args.out, page, pictures, {"results.csv": csv_text(list(found)), "comparisons.csv": compared})
     print(f"{len(runs)} results -> {args.out / 'index.html'}")
 
 
@@ -57,7 +59,7 @@ def _made_here(page: Path) -> bool:
         return False
 
 
-def write(folder: Path, page: str, pictures: "Mapping[str, Picture]", table: str) -> None:
+def write(folder: Path, page: str, pictures: "Mapping[str, Picture]", tables: Mapping[str, str]) -> None:
     """Put the report at `folder`, in place of an older one. Raises UserError if that cannot be done."""
     folder = folder.resolve()
     try:
@@ -66,7 +68,8 @@ def write(folder: Path, page: str, pictures: "Mapping[str, Picture]", table: str
             new, old = Path(scratch) / "new", Path(scratch) / "old"
             (new / "figures").mkdir(parents=True)
             (new / "index.html").write_text(page, encoding="utf-8")
-            (new / "results.csv").write_text(table, encoding="utf-8")
+            for name, text in tables.items():
+                (new / name).write_text(text, encoding="utf-8")
             for name, picture in pictures.items():
                 (new / "figures" / f"{name}.svg").write_bytes(picture.svg)
                 (new / "figures" / f"{name}.png").write_bytes(picture.png)

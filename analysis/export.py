@@ -1,12 +1,15 @@
-"""results.csv: a row per result and metric."""
+"""results.csv: a row per result and metric. comparisons.csv: a row per difference that the page is written from."""
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from analysis.collect import Run
-from analysis.study import DRIFT, RELEASED, Panel, Study, differs, metric_of
+from analysis import words
+from analysis.collect import Run, Setting
+from analysis.findings import Findings
+from analysis.harm import Equal
+from analysis.study import DRIFT, RELEASED, Panel, Point, Study, differs, metric_of
 
 COLUMNS = (
     *(
@@ -26,6 +29,13 @@ COLUMNS = (
     *("first_edit", "draw", "seed", "task", "metric", "value", "low", "high", "n"),
     *("difference", "difference_low", "difference_high", "p", "test", "published", "path"),
 )
+COMPARED = (
+    *("model", "model_sha256", "dtype", "data", "limit", "method", "mode", "batch_size", "setting"),
+    *("regularizer", "keep", "parameters", "against", "edits", "facts", "task", "metric", "value", "other"),
+    *("difference", "low", "high", "p", "p_holm", "test", "n", "runs"),
+)
+UNEDITED, PLAIN, EQUAL = "unedited", "no regulariser", "equal success"
+"""What `against` says: the unedited model; the same edits without a regulariser; editing less, where as many hold."""
 
 
 def csv_text(studies: Sequence[Study]) -> str:
@@ -33,12 +43,24 @@ def csv_text(studies: Sequence[Study]) -> str:
 
     `parameters` are those of the regulariser but `keep`, as JSON.
     """
+    panels = (panel for study in studies for panel in study.panels)
+    return _table(COLUMNS, (row for panel in panels for run in panel.all_runs() for row in rows(panel, run)))
+
+
+def comparisons_text(found: Sequence[Findings]) -> str:
+    """The table of differences as text: means over runs of the same setting, with 95 % intervals.
+
+    `p_holm` is corrected as on the page: over the rows of one method, metric and `against`. Harm at equal success is of
+    a regulariser, whatever its parameters, and a mean over tasks; `facts` are those that hold.
+    """
+    return _table(COMPARED, (row for f in found for row in _compared(f)))
+
+
+def _table(columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> str:
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
     writer.writeheader()
-    for study in studies:
-        for panel in study.panels:
-            writer.writerows(row for run in panel.all_runs() for row in rows(panel, run))
+    writer.writerows(rows)
     return buffer.getvalue()
 
 
@@ -64,3 +86,47 @@ def rows(panel: Panel, run: Run) -> Iterator[dict[str, Any]]:
         if name == metric_of(run, RELEASED):
             row["published"] = " ".join(map(str, run.released))
         yield row
+
+
+def _compared(f: Findings) -> Iterator[dict[str, Any]]:
+    study, (method, mode, batch) = f.study, f.group
+    common = {
+        **{"model": study.model.name, "model_sha256": study.model.sha256, "dtype": study.model.dtype},
+        **{"data": study.kind, "limit": study.limit, "method": method, "mode": mode, "batch_size": batch},
+    }
+    for against, families in ((UNEDITED, {**f.families, DRIFT: f.drift}), (PLAIN, f.rescued)):
+        for points in families.values():
+            for point in points:
+                row = {**common, **_setting(point.setting), "setting": f.names[point.setting], "against": against}
+                yield row | _of_point(point)
+    for equal in f.equals:
+        yield common | _setting(equal.rule) | {"setting": words.rule(equal.rule), "against": EQUAL} | _of_equal(equal)
+
+
+def _setting(setting: Setting) -> dict[str, Any]:
+    parameters = {} if setting.parameters == "{}" else {"parameters": setting.parameters}
+    return {"regularizer": setting.regularizer, "keep": setting.keep, **parameters}
+
+
+def _of_point(point: Point) -> dict[str, Any]:
+    row = {"edits": point.edits, "task": point.panel.title, "metric": point.metric, "value": point.measure.value}
+    row |= {"n": point.runs[0].result.n, "runs": len(point.runs)}
+    if difference := point.difference:
+        m = difference.measure
+        row |= {
+            "other": difference.before,
+            "difference": m.value,
+            "low": m.low,
+            "high": m.high,
+            "n": difference.records,
+        }
+        if point.metric != DRIFT:
+            row |= {"p": difference.p, "p_holm": point.p_holm, "test": difference.test}
+    return row
+
+
+def _of_equal(equal: Equal) -> dict[str, Any]:
+    row = {"facts": equal.facts, "metric": equal.measure, "value": equal.own, "other": equal.control}
+    if m := equal.difference:
+        row |= {"difference": m.value, "low": m.low, "high": m.high, "p": equal.p, "p_holm": equal.p_holm}
+    return row

@@ -519,6 +519,25 @@ def test_a_drift_has_no_p_in_the_table(report: Path) -> None:
     assert all(tested["text_logprob"]) and not any(tested["drift"]) and len(tested["drift"]) == 88 - 8
 
 
+def test_the_table_of_differences(report: Path) -> None:
+    """Each kind of comparison is there; of single runs with the numbers of the table of results."""
+    rows = list(csv.DictReader((report / "comparisons.csv").open(encoding="utf-8")))
+    assert {row["against"] for row in rows} == {"unedited", "no regulariser", "equal success"}
+    for row in rows:
+        assert bool(row["p"]) == bool(row["p_holm"]) and (row["metric"] != "drift" or row["facts"] or not row["p"])
+        if row["difference"]:
+            assert float(row["difference"]) == pytest.approx(float(row["value"]) - float(row["other"]), abs=1e-9), row
+    results = list(csv.DictReader((report / "results.csv").open(encoding="utf-8")))
+    keys = ("model", "data", "method", "mode", "batch_size", "regularizer", "keep", "parameters", "edits")
+    known = {tuple(row[key] for key in (*keys, "task", "metric")): row for row in results}
+    single = [row for row in rows if row["against"] == "unedited" and row["runs"] == "1" and row["difference"]]
+    assert len(single) > 100
+    for row in single:
+        result = known[tuple(row[key] for key in (*keys, "task", "metric"))]
+        for name, theirs in (("difference", "difference"), ("low", "difference_low"), ("p", "p"), ("test", "test")):
+            assert row[name] == result[theirs], (row, name)
+
+
 MEASURED = ("text_logprob", "drift")
 
 
@@ -597,7 +616,7 @@ def test_an_older_report_is_replaced_and_nothing_else_is(tmp_path: Path) -> None
     made(tmp_path / "r", out, "first")
     (out / "figures" / "left-over.svg").write_text("")
     assert "second" in made(tmp_path / "r", out, "second")
-    assert {path.name for path in out.iterdir()} == {"index.html", "results.csv", "figures"}
+    assert {path.name for path in out.iterdir()} == {"index.html", "results.csv", "comparisons.csv", "figures"}
     assert list((out / "figures").iterdir()) == []
     assert list(out.parent.iterdir()) == [out]
     (out / "notes.txt").write_text("mine")

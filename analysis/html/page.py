@@ -1,7 +1,7 @@
 """The page: one HTML file with its pictures and its style inside. It loads nothing and runs nothing."""
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from analysis import GENERATOR
 from analysis.compare import LEVEL, RESAMPLES, SMALLEST
+from analysis.findings import Findings
 from analysis.html.blocks import Page
 from analysis.html.made_of import made_of
 from analysis.html.section import section
@@ -18,11 +19,11 @@ from analysis.study import Study
 TEMPLATES = Path(__file__).with_name("templates")
 
 
-def build(studies: Sequence[Study], title: str, copies: int) -> tuple[str, dict[str, Picture]]:
+def build(found: Mapping[Study, Sequence[Findings]], title: str, copies: int) -> tuple[str, dict[str, Picture]]:
     """The whole page, and the pictures in it by name."""
     page = Page()
-    for study in studies:
-        section(page, study)
+    for study, mine in found.items():
+        section(page, study, mine)
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -36,7 +37,7 @@ def build(studies: Sequence[Study], title: str, copies: int) -> tuple[str, dict[
         page=page,
         title=title,
         generator=GENERATOR,
-        facts=made_of(studies, copies),
+        facts=made_of(list(found), copies),
         resamples=f"{RESAMPLES:,}",
         smallest=f"{SMALLEST:.4f}",
         comparisons=int(LEVEL / SMALLEST),

@@ -5,7 +5,7 @@ from functools import partial
 
 from analysis import words
 from analysis.collect import Setting
-from analysis.findings import Findings, findings
+from analysis.findings import Findings
 from analysis.harm import rule_of
 from analysis.html import harms, quotes, tables
 from analysis.html.blocks import Folded, Page, Paragraph, Quotes
@@ -44,10 +44,9 @@ FEW = 10
 """Rows of a table that is not folded away."""
 
 
-def section(page: Page, study: Study) -> None:
+def section(page: Page, study: Study, found: Sequence[Findings]) -> None:
     """All blocks of a study."""
     page.heading(2, words.study(study))
-    found = findings(study)
     page.add(summary(study, found))
     page.add(Paragraph(NOTES.get(study.kind, study.kind), f"note {study.kind}"))
     curves = style.curves(name for f in found for name in f.names.values())
