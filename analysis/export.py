@@ -41,10 +41,10 @@ UNEDITED, PLAIN, EQUAL = "unedited", "no regulariser", "equal success"
 def csv_text(studies: Sequence[Study]) -> str:
     """The table as text: plain decimal numbers, nothing where there is nothing to say.
 
-    `parameters` are those of the regulariser but `keep`, as JSON.
+    `parameters` are those of the regulariser but `keep`, as JSON. How the edits themselves fared has no task: metrics
+    are "before reliability", "own reliability", "after reliability" and so on.
     """
-    panels = (panel for study in studies for panel in study.panels)
-    return _table(COLUMNS, (row for panel in panels for run in panel.all_runs() for row in rows(panel, run)))
+    return _table(COLUMNS, (row for study in studies for row in _results(study)))
 
 
 def comparisons_text(found: Sequence[Findings]) -> str:
@@ -64,20 +64,42 @@ def _table(columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> str:
     return buffer.getvalue()
 
 
-def rows(panel: Panel, run: Run) -> Iterator[dict[str, Any]]:
+def _results(study: Study) -> Iterator[dict[str, Any]]:
+    for panel in study.panels:
+        for run in panel.all_runs():
+            yield from rows(panel, run)
+    for setting in study.settings:
+        for count in study.counts(setting):
+            for run in study.runs(setting, count):
+                yield from _quality(run)
+
+
+def _quality(run: Run) -> Iterator[dict[str, Any]]:
+    """How the edits fared: the same in the results of all tasks."""
+    edited = run.result.edited
+    for stage, parts in (edited.quality if edited else {}).items():
+        for name, measure in parts.items():
+            row = {"task": None, "n": len(edited.edits) if edited else None, "metric": f"{stage} {name}"}
+            yield {**_made(run), **row, "value": measure.value, "low": measure.low, "high": measure.high}
+
+
+def _made(run: Run) -> dict[str, Any]:
+    """What tells a run from others."""
     settings, (kind, _, limit) = run.result.settings, run.data
     edit = settings["edit"] or {}
-    common = {
+    made = {
         **{"model": run.model.name, "model_sha256": run.model.sha256, "dtype": run.model.dtype},
         **{"data": kind, "limit": limit, "edits": run.edits, "seed": settings["seed"], "task": run.result.task},
         **{key: edit.get(key) for key in ("mode", "method", "batch_size", "draw")},
         **{"first_edit": edit["range"][0] if edit else None, "n": run.result.n, "path": run.place},
     }
-    if run.edit:
-        common |= {"regularizer": run.edit.regularizer, "keep": run.edit.keep}
-        common |= {"parameters": run.edit.parameters} if run.edit.parameters != "{}" else {}
+    return made | (_setting(run.edit) if run.edit else {})
+
+
+def rows(panel: Panel, run: Run) -> Iterator[dict[str, Any]]:
+    """One for each metric of a result."""
     for name, measure in run.result.metrics.items():
-        row = {**common, "metric": name, "value": measure.value, "low": measure.low, "high": measure.high}
+        row = {**_made(run), "metric": name, "value": measure.value, "low": measure.low, "high": measure.high}
         difference = differs([panel.baseline([run])], [run], name) if run.edit else None
         if difference:
             m = difference.measure

@@ -463,7 +463,13 @@ def test_csv(tmp_path: Path) -> None:
     after = make(tmp_path, "ClosedDomainQA", 0.4, Edited(5, rule=("rect", 0.4), draw=2))
     rows = list(csv.DictReader(io.StringIO(csv_text([study(tmp_path)]))))
     contents = {file: json.loads(file.read_text()) for file in (before, after)}
-    assert len(rows) == sum(len(content["metrics"]) for content in contents.values())
+    quality = {
+        f"{stage} {name}": part["value"]
+        for stage, parts in contents[after]["quality"].items()
+        for name, part in parts.items()
+    }
+    assert {row["metric"]: float(row["value"]) for row in rows if not row["task"]} == quality
+    assert len(rows) == sum(len(content["metrics"]) for content in contents.values()) + len(quality)
     first, row = (next(r for r in rows if r["edits"] == n and r["metric"] == "exact_match") for n in ("0", "5"))
     assert (first["difference"], first["method"], first["published"]) == ("", "", "")
     known = {"model": "gpt2-xl", "data": "sample", "limit": "24", "mode": "Instance-Sequential", "method": "ROME"}
