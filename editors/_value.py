@@ -278,11 +278,8 @@ def optimise(
         (loss.where(going, 0).sum() * batch.lm.loss_scale).backward()
         assert delta.grad is not None
         delta.grad /= batch.lm.loss_scale
-        before = delta.detach().clone()
-        adam.step()
-        with torch.no_grad():
-            moved = torch.zeros_like(norms, dtype=torch.bool).index_put((active,), going).unsqueeze(1)
-            delta.copy_(_clamped(delta, hp.clamp_norm_factor * norms).where(moved, before))
+        moved = torch.zeros_like(norms, dtype=torch.bool).index_put((active,), going)
+        _step(adam, delta, hp.clamp_norm_factor * norms, moved)
     each = zip(torch.stack(losses, 1).tolist(), steps.tolist(), strict=True)
     return Optimised(delta.detach(), [values[:count] for values, count in each])
 
@@ -308,6 +305,14 @@ def _read(
     logits = lm.logits(torch.cat([answers, subjects.to(answers)])).to(batch.reads.token.device, torch.float32)
     logp, after = logits.log_softmax(-1).split([len(answers), len(subjects)])
     return batch.nll(logp).to(shift.device), after.to(shift.device), batch.likeliest(logp).to(shift.device)
+
+
+@torch.no_grad()
+def _step(adam: torch.optim.Adam, delta: Tensor, limits: Tensor, moved: Tensor) -> None:
+    """One step of the rows of `delta` (E, d) that are `moved` (E,), and of no other, to at most `limits` (E,)."""
+    before = delta.clone()
+    adam.step()
+    delta.copy_(_clamped(delta, limits).where(moved.unsqueeze(1), before))
 
 
 def _clamped(delta: Tensor, limits: Tensor) -> Tensor:
