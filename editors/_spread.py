@@ -37,7 +37,7 @@ from core.lm.tokens import Row, in_template, pad
 from core.lm.weights import add_, preserved
 from core.types import Deltas, Edit, Notes
 from editors._moments import Past, Solver
-from editors._value import Batch, Prompts, TargetEditor, TargetSettings, optimise, prompts_of
+from editors._value import Batch, Prompts, TargetEditor, TargetSettings, anchored, optimise, prompts_of
 
 FREE = {"cpu": 256, "cuda": 512}
 """A step over fewer tokens takes hardly less time: it waits for weights, the vocabulary's most, or a GPU's launches."""
@@ -62,8 +62,8 @@ class SpreadSettings(TargetSettings):
 
 
 class SpreadEditor(TargetEditor):
-    """See the module's docstring. Notes: per edit the last loss and the number of forward passes, per layer how far
-    the edits are from z before it."""
+    """See the module's docstring. Notes: per edit the last loss, the number of forward passes and the length of v*,
+    per layer how far the edits are from z before it."""
 
     modes = frozenset({"Batch-Single", "Batch-Sequential"})
     edit_batch = True
@@ -138,12 +138,13 @@ class SpreadEditor(TargetEditor):
         order = sorted(range(len(edits)), key=lambda i: (prompts[i].columns, max(map(len, prompts[i].rows))))
         z: dict[int, Tensor] = {}
         losses: dict[int, list[float]] = {}
+        norms: dict[int, float] = {}
         size = self.hp.edit_batch
         with tqdm(total=len(edits), desc="optimising z", unit="edit", leave=False, disable=len(edits) < 2) as bar:
             while len(z) < len(edits):
                 batch = self._alike(prompts, order[len(z) : len(z) + size])
                 try:
-                    values, traces = self._optimised([prompts[i] for i in batch])
+                    values, traces, lengths = self._optimised([prompts[i] for i in batch])
                 except torch.OutOfMemoryError:
                     if size == 1:
                         raise
@@ -152,9 +153,14 @@ class SpreadEditor(TargetEditor):
                     continue
                 z.update(zip(batch, values, strict=True))
                 losses.update(zip(batch, traces, strict=True))
+                norms.update(zip(batch, lengths, strict=True))
                 bar.update(len(batch))
         every = range(len(edits))
-        notes = {"loss_last": [losses[i][-1] for i in every], "forwards": [len(losses[i]) for i in every]}
+        notes = {
+            "loss_last": [losses[i][-1] for i in every],
+            "forwards": [len(losses[i]) for i in every],
+            "v_norm": [norms[i] for i in every],
+        }
         return torch.stack([z[i] for i in every], 1).double(), notes
 
     def _alike(self, prompts: Sequence[Prompts], order: list[int]) -> list[int]:
@@ -167,14 +173,15 @@ class SpreadEditor(TargetEditor):
             count += 1
         return order[:count]
 
-    def _optimised(self, prompts: list[Prompts]) -> tuple[Tensor, list[list[float]]]:
-        """z (B, d) float32 of a few edits, and the losses on the way."""
+    def _optimised(self, prompts: list[Prompts]) -> tuple[Tensor, list[list[float]], list[float]]:
+        """z (B, d) float32 of a few edits, the losses on the way, and the length of each v*, the MLP's output."""
         lm, last = self.lm, self.hp.layers[-1]
-        batch, block = Batch(lm, prompts), lm.block(last)
-        points, seen = resume(lm, batch.reads.tokens, range(last, last + 1), batch.column, block)
-        h0 = seen[block].output[:: batch.rows_each, batch.column]  # the bare prompts, (B, d)
+        batch, block, mlp = Batch(lm, prompts), lm.block(last), lm.mlp(last)
+        points, seen = resume(lm, batch.reads.tokens, range(last, last + 1), batch.column, block, mlp)
+        h0, v0 = (seen[path].output[:: batch.rows_each, batch.column] for path in (block, mlp))  # bare prompts, (B, d)
         best = optimise(batch, points[last], block, h0, self.hp, max(self.hp.v_loss_layer, last))
-        return h0.float() + best.delta, best.losses
+        shift, lengths = anchored(best.delta, v0, self.hp)
+        return h0.float() + shift, best.losses, lengths
 
     @torch.no_grad()
     def _state(self, edits: Sequence[Edit], layer: int) -> tuple[Tensor, Tensor]:

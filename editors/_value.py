@@ -7,7 +7,7 @@ below that module depends on delta, so only the columns from there on and the bl
 
 Differs from the released code: several edits share a batch, each with its own loss, its own Adam state and its own
 early stop, so that each ends as if it were alone; prompt and target are joined as ids, not as text. ENCORE's early stop
-is a setting, `v_stop_after` (its prob_cutoff of -4 is 4 here).
+is a setting, `v_stop_after` (its prob_cutoff of -4 is 4 here), and so is NAS's norm anchor, `v_norm`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,7 +40,7 @@ ASKED = {"cpu": 1, "cuda": 5}
 
 @dataclass(frozen=True, kw_only=True)
 class TargetSettings:
-    """Settings that ROME and MEMIT share, under the names of the authors' files; defaults where those have none."""
+    """What ROME, MEMIT, AlphaEdit and EMMET share, under the names of the authors' files, or with a default."""
 
     layers: tuple[Layer, ...]
     v_num_grad_steps: int
@@ -60,6 +60,10 @@ class TargetSettings:
     """Length in tokens and number of the templates that are drawn where there are no `context_templates`."""
     v_stop_after: int | None = added(None)
     """Steps that an edit's search goes on once its target is the likeliest in every template; None: to its own end."""
+    v_norm: float | None = added(None)
+    """The length that every MLP output v* is brought to, its mean on the unedited model; None: v* stays as it is."""
+    v_norm_limit: float = added(2.0)
+    """With `v_norm`: an edit whose v* is more than so many times as long is left out."""
 
     def __post_init__(self) -> None:
         templates = self.context_templates
@@ -73,6 +77,10 @@ class TargetSettings:
             raise ValueError("v_stop_after: expected a number of steps, 0 or more")
         if not (self.v_lr > 0 and self.clamp_norm_factor > 0 and self.mom2_n_samples > 0):
             raise ValueError("v_lr, clamp_norm_factor and mom2_n_samples: expected more than 0")
+        if self.v_weight_decay < 0 or self.kl_factor < 0:
+            raise ValueError("v_weight_decay and kl_factor: expected 0 or more")
+        if self.v_norm is not None and not (self.v_norm > 0 and self.v_norm_limit > 0):
+            raise ValueError("v_norm and v_norm_limit: expected more than 0")
 
     @property
     def corpus(self) -> Corpus:
@@ -81,7 +89,7 @@ class TargetSettings:
 
 
 class TargetEditor(Editor):
-    """What ROME and MEMIT share: they measure the same of the unedited model, and their settings fit a model alike."""
+    """What the four share: they measure the same of the unedited model, and their settings fit a model alike."""
 
     hp: Any
     strict: ClassVar[bool] = False
@@ -282,6 +290,20 @@ def optimise(
         _step(adam, delta, hp.clamp_norm_factor * norms, moved)
     each = zip(torch.stack(losses, 1).tolist(), steps.tolist(), strict=True)
     return Optimised(delta.detach(), [values[:count] for values, count in each])
+
+
+def anchored(delta: Tensor, v0: Tensor, hp: TargetSettings) -> tuple[Tensor, list[float]]:
+    """What to add to MLP outputs v0 (E, d) instead of `delta` (E, d) by `v_norm`, and the lengths of v0 + delta.
+
+    The norm anchor of NAS (arXiv 2602.02543): v* = v0 + delta is scaled to the length `v_norm`, up or down; nothing is
+    added where it is more than `v_norm_limit` times as long.
+    """
+    v = v0.float() + delta
+    lengths = v.norm(dim=1)
+    if hp.v_norm is None:
+        return delta, lengths.tolist()
+    scaled = v * (hp.v_norm / lengths).unsqueeze(1) - v0.float()
+    return scaled.where((lengths <= hp.v_norm_limit * hp.v_norm).unsqueeze(1), 0), lengths.tolist()
 
 
 def _read(

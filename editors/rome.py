@@ -29,7 +29,7 @@ from core.lm.model import orient
 from core.lm.weights import add_, preserved
 from core.types import Deltas, Edit, Notes
 from editors._moments import Solver
-from editors._value import Batch, TargetEditor, TargetSettings, optimise, prompts_of
+from editors._value import Batch, TargetEditor, TargetSettings, anchored, optimise, prompts_of
 
 SMALLEST = 1e-6
 """|k . u| / |k| from which on an edit is refused: float32 sums thousands of terms to about that, the sign is noise."""
@@ -76,7 +76,8 @@ class ROME(TargetEditor):
         along, key, o = chosen(self.hp.key, keys, seen[out].output[:-1, batch.column].float())
         h0 = seen[lm.mlp(layer)].output[:1, batch.column]  # (1, d), the bare prompt
         best = optimise(batch, points[layer], lm.mlp(layer), h0, self.hp)
-        change = h0[0].float() + best.delta[0] - o  # v* - o, (d,)
+        shift, lengths = anchored(best.delta, h0, self.hp)
+        change = h0[0].float() + shift[0] - o  # v* - o, (d,)
         try:
             update, denominator = rank_one(key, along, change, self.moments.get(layer))
         except EditRefused as error:
@@ -87,6 +88,7 @@ class ROME(TargetEditor):
             "loss_first": losses[0],
             "loss_last": losses[-1],
             "forwards": len(losses),
+            "v_norm": lengths[0],
         }
         return update, notes
 

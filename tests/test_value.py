@@ -3,7 +3,8 @@
 That it finds what the originals and the naive twins find is in test_rome, test_memit, test_golden and test_spread.
 """
 
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from editors import _value
-from editors._value import Patience, _clamped, optimise
+from editors._value import Patience, _clamped, anchored, optimise
 from editors.memit import MEMIT, MEMITSettings
 
 STEPS = 12
@@ -40,6 +41,30 @@ def test_edits_that_end_may_be_asked_for_rarely(every: int, edits, tmp_path, mon
     assert noted["loss_last"] == pytest.approx(notes["loss_last"], rel=1e-4)
     for name, delta in wanted.items():
         torch.testing.assert_close(found[name], delta, rtol=1e-4, atol=1e-6)
+
+
+def test_the_norm_anchor_of_nas(edits, tmp_path) -> None:
+    """Every v* is scaled to one length, up or down, z by as much; what is far longer is left out."""
+    lm = tiny("llama")
+    free = MEMIT(lm, settings(tmp_path))
+    z, notes = free._targets(edits)  # (d, B)
+    lengths = torch.tensor(notes["v_norm"])
+    mean = float(lengths.median())
+    assert float(lengths.min()) < mean < float(lengths.max())
+    anchored, noted = MEMIT(lm, settings(tmp_path, v_norm=mean))._targets(edits)
+    assert noted["v_norm"] == notes["v_norm"]  # as they were found
+    torch.testing.assert_close((anchored - z).norm(dim=0).float(), (lengths - mean).abs(), rtol=1e-4, atol=1e-5)
+    deltas, _ = MEMIT(lm, settings(tmp_path, v_norm=mean, v_norm_limit=1e-3)).deltas(edits)
+    assert all(float(delta.abs().max()) < 1e-6 for delta in deltas.values())  # nothing is left to write
+
+
+def test_what_v_norm_adds_by_hand() -> None:
+    v0, delta = torch.tensor([[3.0, 0.0], [0.0, 1.0], [0.0, 0.0]]), torch.tensor([[0.0, 4.0], [0.0, 1.0], [0.0, 20.0]])
+    hp = SimpleNamespace(v_norm=4.0, v_norm_limit=2.0)
+    added, lengths = anchored(delta, v0, cast(Any, hp))
+    assert lengths == [5.0, 2.0, 20.0]
+    torch.testing.assert_close(added, torch.tensor([[-0.6, 3.2], [0.0, 3.0], [0.0, 0.0]]))
+    assert anchored(delta, v0, cast(Any, SimpleNamespace(v_norm=None)))[0] is delta
 
 
 READS = (Tensor.tolist, Tensor.item, Tensor.__bool__, Tensor.__int__, Tensor.__float__, Tensor.nonzero, Tensor.cpu)
