@@ -255,6 +255,7 @@ def _convert(value: Any, kind: Any, where: str) -> Any:
     if kind in (int, str, bool) and type(value) is kind and _sound(value):
         return value
     wanted = f"one of {', '.join(map(str, args))}" if origin is typing.Literal else getattr(kind, "__name__", str(kind))
+    wanted = "true or false" if kind is bool else wanted
     raise UserError(
         f"{where}: expected {wanted if origin is not tuple else 'a list: ' + str(kind)}, found {short(value)}"
     )

@@ -48,6 +48,8 @@ class AlphaEditSettings(SpreadSettings):
             raise ValueError("nullspace_threshold, nullspace_share: expected one of the two")
         if not self.L2 > 0:
             raise ValueError("L2: expected more than 0")
+        if self.nullspace_share is not None and not 0 < self.nullspace_share < 1:
+            raise ValueError("nullspace_share: expected a share between 0 and 1")
 
     def kept(self, values: Tensor) -> int:
         """How many of C's eigenvalues, in ascending order, count as small."""
@@ -110,7 +112,8 @@ def kept_space(c: Tensor, hp: AlphaEditSettings, what: str) -> Space:
     n, f = hp.kept(values), len(values)
     if n in (0, f):
         ends = f"C has eigenvalues from {values[0]:.3g} to {values[-1]:.3g}, trace {values.sum():.3g}"
-        raise UserError(f"{what}: {n} of {f} dimensions are kept, which leaves nothing to do; {ends}")
+        left = "no update could change anything" if n == 0 else "nothing would be protected"
+        raise UserError(f"{what}: {n} of {f} dimensions are kept, so that {left}; {ends}")
     edge = f"eigenvalues of C below {values[n]:.3g}, {values[:n].clamp(min=0).sum() / values.sum():.2g} of its trace"
     logger.info("%s: updates keep to %d of %d dimensions (%s)", what, n, f, edge)
     return Space(vectors[:, n:].clone(), True) if 2 * n > f else Space(vectors[:, :n].clone(), False)

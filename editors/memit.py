@@ -34,8 +34,7 @@ class MEMITSettings(SpreadSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        needed = self.cache or self.update_norm_lambda
-        if self.update_norm_lambda < 0 or (needed and not self.mom2_update_weight > 0):
+        if self.update_norm_lambda < 0 or not self.mom2_update_weight > 0:
             raise ValueError("mom2_update_weight: expected more than 0, and update_norm_lambda: 0 or more")
 
 

@@ -102,8 +102,11 @@ def test_none_is_no_regulariser() -> None:
         ("rect", {"keep": "much"}, r"^regularizer rect: keep: expected float, found 'much'"),
         ("rect", {"keep": 0}, r"^regularizer rect: keep: expected a share in \(0, 1\], found 0$"),
         ("rect:keep=1.5", {}, r"^regularizer rect: keep: expected a share in \(0, 1\], found 1.5$"),
-        ("rect:", {}, "^regularizer rect: unknown key ''"),
-        ("rect:keep", {}, "^regularizer rect: keep: expected float, found ''"),
+        ("rect:", {}, "^regularizer rect: expected key=value after the colon, as in rect:keep=0.4; found ''$"),
+        ("rect:keep", {}, "^regularizer rect: expected key=value .*; found 'keep'$"),
+        ("rect:keep=0.2,keep=0.3", {}, "^regularizer rect: keep is given twice"),
+        ("rect:keep=0.2", {"keep": 0.3}, "^regularizer rect: keep is given twice"),
+        ("rect:feedback=yes", {}, "^regularizer rect: feedback: expected true or false, found 'yes'"),
     ],
 )
 def test_what_cannot_be_made(name: str, given: dict[str, object], message: str) -> None:
@@ -119,8 +122,9 @@ def test_a_share_is_more_than_none_and_no_more_than_all(name: str) -> None:
         assert str(error.value) == f"regularizer {name}: keep: expected a share in (0, 1], found {keep:g}{hint}"
 
 
-def test_text_comes_before_what_is_given() -> None:
-    assert make("rect:keep=2e-1", {"keep": 0.4}) == make("rect", {"keep": 0.2}) != make("rect", {"keep": 0.4})
+def test_parameters_stand_in_the_text_or_are_given() -> None:
+    assert make("rect:keep=2e-1", {}) == make("rect", {"keep": 0.2}) != make("rect", {"keep": 0.4})
+    assert make("rect:feedback=true", {"keep": 0.2}) == make("rect: keep=0.2, feedback=true", {})
 
 
 @pytest.mark.parametrize("keep", [0.01, 0.2, 0.4, 0.777, 1.0])

@@ -12,9 +12,10 @@ all change so far, W_n - W_0, where the model is scored or saved. SPHERE (*Energ
 on Hyperspheres*, arXiv 2510.01172) damps what an update writes along the main directions of W.
 
 With `feedback` a regulariser keeps what it drops and adds it to the parameter's next delta before it decides again; the
-editor is told. MEMIT with past keys and AlphaEdit solve with that in mind, which is the error feedback of *The
-Labyrinth and the Thread* (arXiv 2605.26670; there with I added to the normal equations); for other editors it is error
-feedback in weight space, which is ours. PRUNE then restrains each update, not all change so far.
+editor is told. MEMIT and AlphaEdit solve with that in mind: with past keys MEMIT's is the error feedback of *The
+Labyrinth and the Thread* (arXiv 2605.26670; there with I added to the normal equations). All else is ours: that of
+AlphaEdit, that of MEMIT without past keys, and for other editors error feedback in weight space. PRUNE then restrains
+each update, not all change so far.
 
 A new one is a class here, and its row in REGULARIZERS.
 """
@@ -187,11 +188,11 @@ REGULARIZERS: dict[str, type[Any]] = {rule.name: rule for rule in (Rect, Random,
 def make(name: str, given: Mapping[str, object]) -> Regularizer | None:
     """The regulariser of that name with the parameters `given`; None for "none", whatever is given.
 
-    `name` may hold parameters of its own, which come first: "rect:keep=0.4" (name:key=value,key=value). UserError for
-    an unknown name or parameter, or a bad value.
+    `name` may hold parameters of its own: "rect:keep=0.4" (name:key=value,key=value). UserError for an unknown name or
+    parameter, one that is given twice, or a bad value.
     """
     name, colon, text = name.partition(":")
-    own = {key: _plain(value) for key, _, value in (part.partition("=") for part in text.split(",") if colon)}
+    own = _parameters(name, text, given) if colon else {}
     kind = pick("regularizer", name, {"none": None, **REGULARIZERS})
     if kind is None:
         if own:
@@ -199,6 +200,20 @@ def make(name: str, given: Mapping[str, object]) -> Regularizer | None:
         return None
     rule: Regularizer = hparams.build(kind, {**given, **own}, f"regularizer {name}")
     return rule
+
+
+def _parameters(name: str, text: str, given: Mapping[str, object]) -> dict[str, object]:
+    own: dict[str, object] = {}
+    for part in text.split(","):
+        key, _, value = (word.strip() for word in part.partition("="))
+        if not key or not value:
+            raise UserError(
+                f"regularizer {name}: expected key=value after the colon, as in rect:keep=0.4; found '{part}'"
+            )
+        if key in own or key in given:
+            raise UserError(f"regularizer {name}: {key} is given twice; say it once")
+        own[key] = _plain(value)
+    return own
 
 
 def _plain(text: str) -> object:
