@@ -111,8 +111,10 @@ class _Run:
                     note.remove()
                 raise
             except KeyboardInterrupt as signal:
-                kept = f"kept: {', '.join(self.kept.values())}" if self.kept else "nothing is done yet"
-                raise Interrupted(f"{kept}; the same command goes on from there") from signal
+                if not self.kept:
+                    raise Interrupted("nothing is done yet; the same command starts again") from signal
+                kept = ", ".join(self.kept.values())
+                raise Interrupted(f"kept: {kept}; the same command goes on from there") from signal
 
     def _unsaved(self) -> bool:
         """Whether the edited model is still to be saved."""
