@@ -20,7 +20,7 @@ class Solver(Protocol):
     """A symmetric matrix M (f, f), never inverted."""
 
     def solve(self, right: Tensor) -> Tensor:
-        """M^-1 of `right` (f, B): (f, B) float64, on the CPU."""
+        """M^-1 of `right` (f, B): (f, B) float64, where M is."""
         ...
 
 

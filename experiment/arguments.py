@@ -86,7 +86,10 @@ def after_parser() -> Parser:
     )
     p.add_argument("--hparams", type=Path, metavar="FILE", help="settings (default: hparams/METHOD/MODEL.yaml)")
     p.add_argument(
-        "--edit-batch", type=positive, metavar="N", help="edits optimised at a time (MEMIT); halves by itself"
+        "--edit-batch",
+        type=positive,
+        metavar="N",
+        help="edits optimised at a time (MEMIT and its kin); halves by itself",
     )
     rules = ", ".join(rows("editors.regularizers", "REGULARIZERS"))
     p.add_argument(
