@@ -598,7 +598,7 @@ def test_the_same_results_give_the_same_bytes(tmp_path: Path) -> None:
     assert run.stdout == f"2 results -> {tmp_path / 'b' / 'index.html'}\n"
     first, second = digest(tmp_path / "a"), digest(tmp_path / "b")
     assert first == second
-    assert len(first) == 2 + 2 * 6  # the page, the table, six figures twice
+    assert len(first) == 3 + 2 * 6  # the page, two tables, six figures twice
     assert {Path(name).suffix for name in first if name.startswith("figures/")} == {".svg", ".png"}
 
 
