@@ -135,13 +135,8 @@ def _of_point(point: Point) -> dict[str, Any]:
     row |= {"n": point.runs[0].result.n, "runs": len(point.runs)}
     if difference := point.difference:
         m = difference.measure
-        row |= {
-            "other": difference.before,
-            "difference": m.value,
-            "low": m.low,
-            "high": m.high,
-            "n": difference.records,
-        }
+        row |= {"other": difference.before, "difference": m.value, "low": m.low, "high": m.high}
+        row["n"] = difference.records
         if point.metric != DRIFT:
             row |= {"p": difference.p, "p_holm": point.p_holm, "test": difference.test}
     return row
