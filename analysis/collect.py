@@ -37,6 +37,8 @@ class Setting:
     """The rest, as JSON: the method's settings, the files it depends on, the edit file."""
     parameters: str = "{}"
     """The regulariser's parameters but `keep`, as JSON."""
+    source: str = field(default="", compare=False)
+    """The edit file's name, for readers; `details` have its SHA-256."""
 
     @property
     def group(self) -> tuple[str, str, int | None]:
@@ -142,6 +144,7 @@ def _setting(edit: Mapping[str, Any]) -> Setting:
         keep=float(rule.pop("keep")) if "keep" in rule else None,
         details=json.dumps(rest, sort_keys=True),
         parameters=json.dumps(rule, sort_keys=True),
+        source=Path(edit["data"]["path"]).stem,
     )
 
 

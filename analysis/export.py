@@ -20,10 +20,12 @@ COLUMNS = (
         "limit",
         "mode",
         "method",
+        "setting",
         "regularizer",
         "keep",
         "parameters",
         "batch_size",
+        "edit_data",
         "edits",
     ),
     *("first_edit", "draw", "seed", "task", "metric", "value", "low", "high", "n"),
@@ -31,7 +33,8 @@ COLUMNS = (
 )
 COMPARED = (
     *("model", "model_sha256", "dtype", "data", "limit", "method", "mode", "batch_size", "setting"),
-    *("regularizer", "keep", "parameters", "against", "edits", "facts", "task", "metric", "value", "other"),
+    *("regularizer", "keep", "parameters", "edit_data", "against", "edits", "facts", "task", "metric"),
+    *("value", "other"),
     *("difference", "low", "high", "p", "p_holm", "test", "n", "runs"),
 )
 UNEDITED, PLAIN, EQUAL = "unedited", "no regulariser", "equal success"
@@ -41,8 +44,8 @@ UNEDITED, PLAIN, EQUAL = "unedited", "no regulariser", "equal success"
 def csv_text(studies: Sequence[Study]) -> str:
     """The table as text: plain decimal numbers, nothing where there is nothing to say.
 
-    `parameters` are those of the regulariser but `keep`, as JSON. How the edits themselves fared has no task: metrics
-    are "before reliability", "own reliability", "after reliability" and so on.
+    `setting` is what figures call it, `parameters` are those of the regulariser but `keep`, as JSON. How the edits
+    themselves fared has no task: metrics are "before reliability", "own reliability", "after reliability" and so on.
     """
     return _table(COLUMNS, (row for study in studies for row in _results(study)))
 
@@ -65,13 +68,15 @@ def _table(columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> str:
 
 
 def _results(study: Study) -> Iterator[dict[str, Any]]:
+    names = words.labels(study.settings)
     for panel in study.panels:
         for run in panel.all_runs():
-            yield from rows(panel, run)
+            name = {"setting": names[run.edit]} if run.edit else {}
+            yield from (row | name for row in rows(panel, run))
     for setting in study.settings:
         for count in study.counts(setting):
             for run in study.runs(setting, count):
-                yield from _quality(run)
+                yield from (row | {"setting": names[setting]} for row in _quality(run))
 
 
 def _quality(run: Run) -> Iterator[dict[str, Any]]:
@@ -122,12 +127,12 @@ def _compared(f: Findings) -> Iterator[dict[str, Any]]:
                 row = {**common, **_setting(point.setting), "setting": f.names[point.setting], "against": against}
                 yield row | _of_point(point)
     for equal in f.equals:
-        yield common | _setting(equal.rule) | {"setting": words.rule(equal.rule), "against": EQUAL} | _of_equal(equal)
+        yield common | _setting(equal.rule) | {"setting": f.rule_names[equal.rule], "against": EQUAL} | _of_equal(equal)
 
 
 def _setting(setting: Setting) -> dict[str, Any]:
     parameters = {} if setting.parameters == "{}" else {"parameters": setting.parameters}
-    return {"regularizer": setting.regularizer, "keep": setting.keep, **parameters}
+    return {"regularizer": setting.regularizer, "keep": setting.keep, **parameters, "edit_data": setting.source}
 
 
 def _of_point(point: Point) -> dict[str, Any]:

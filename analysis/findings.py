@@ -48,6 +48,11 @@ class Findings:
         return words.group(self.group)
 
     @property
+    def rule_names(self) -> dict[Setting, str]:
+        """Its regularisers as a reader calls them, without their parameters."""
+        return words.labels(list(dict.fromkeys(map(harm.rule_of, self.names))))
+
+    @property
     def likelihoods(self) -> list[str]:
         """The measures of likelihood that are compared with the unedited model's."""
         known = [name for name in LIKELIHOODS if name in self.families]

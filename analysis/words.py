@@ -50,7 +50,7 @@ def rule(setting: Setting) -> str:
     if setting.regularizer == "none":
         return "no regulariser"
     share = [] if setting.keep is None else [f"{100 * setting.keep:g} %"]
-    parameters = [f"{key.replace('_', ' ')} {value}" for key, value in json.loads(setting.parameters).items()]
+    parameters = [_option(key.replace("_", " "), value) for key, value in json.loads(setting.parameters).items()]
     return f"{setting.regularizer.upper()} {', '.join(share + parameters)}".rstrip()
 
 
@@ -64,11 +64,19 @@ def labels(settings: Sequence[Setting]) -> dict[Setting, str]:
 
 
 def _apart(setting: Setting, twins: Sequence[Setting]) -> str:
-    """Where the settings of a method differ between twins: "v_lr 0.5"."""
+    """Where the settings of a method differ between twins: "v_lr 0.5", "no cache", "edits zsre"."""
     flat = {twin: _flat(json.loads(twin.details)) for twin in twins}
     keys = sorted({key for values in flat.values() for key in values})
     differing = [key for key in keys if len({str(values.get(key)) for values in flat.values()}) > 1]
-    return ", ".join(f"{key} {str(flat[setting].get(key))[:12]}" for key in differing[:3])
+    named = flat[setting] | ({"edits": setting.source} if len({twin.source for twin in twins}) > 1 else {})
+    return ", ".join(_option(key, named.get(key), 12) for key in differing[:3])
+
+
+def _option(name: str, value: object, digits: int | None = None) -> str:
+    """ "cache", "no cache", "v_lr 0.5"; at most so many characters of the value."""
+    if value is None or value is False:
+        return f"no {name}"
+    return name if value is True else f"{name} {str(value)[:digits]}"
 
 
 def _flat(details: dict[str, object]) -> dict[str, object]:

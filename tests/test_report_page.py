@@ -187,7 +187,7 @@ def test_regularisers_are_named_by_the_results() -> None:
     """Also those that no row of a table here knows: by their name and all their parameters."""
     rules = [replace(RECT, regularizer="cap", keep=None, parameters=p) for p in ('{"max_norm": 2}', "{}")]
     assert [words.rule(rule) for rule in rules] == ["CAP max norm 2", "CAP"]
-    assert words.rule(replace(RECT, parameters='{"rows": true}')) == "RECT 40 %, rows True"
+    assert words.rule(replace(RECT, parameters='{"rows": true}')) == "RECT 40 %, rows"
 
 
 def test_a_finding_names_the_first_falls(tmp_path: Path) -> None:
@@ -269,6 +269,20 @@ def test_labels_tell_twins_apart() -> None:
         "no regulariser (v_lr 0.5)",
         "RECT 40 %",
     ]
+
+
+def test_labels_say_what_is_on_and_which_facts() -> None:
+    """A setting that is on or not is named by its name, an edit file by its own and not by its hash."""
+    plain = Setting("M", "ROME", None, "none", None, '{"hparams": {}, "edits": "0cf1"}', source="zsre")
+    cached = replace(plain, details='{"hparams": {"cache": true}, "edits": "0cf1"}')
+    assert list(words.labels([plain, cached]).values()) == ["no regulariser (no cache)", "no regulariser (cache)"]
+    others = replace(plain, details='{"hparams": {}, "edits": "77aa"}', source="counterfact")
+    assert list(words.labels([plain, others]).values()) == [
+        "no regulariser (edits zsre)",
+        "no regulariser (edits counterfact)",
+    ]
+    fed = replace(RECT, parameters='{"feedback": true, "every_few": 3}')
+    assert words.rule(fed) == "RECT 40 %, feedback, every few 3"
 
 
 def test_looks_differ() -> None:

@@ -359,7 +359,7 @@ def test_figure_and_tables_of_harm_at_equal_success(tmp_path: Path) -> None:
     runs(tmp_path, ("scale", 0.5), 0.03, 0.5)
     runs(tmp_path, ("rect", 0.4), 0.02, 0.5)
     (mine,) = found(tmp_path)
-    rules = harms.rule_names(mine)
+    rules = mine.rule_names
     assert list(rules.values()) == ["no regulariser", "RECT", "SCALE"]
     curves = style.curves(rules.values())
     figure = plot_harm.draw(

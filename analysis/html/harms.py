@@ -8,7 +8,7 @@ from analysis import compare, words
 from analysis.collect import Setting
 from analysis.edits import collapse
 from analysis.findings import Findings, first_falls
-from analysis.harm import HARMS, Equal, Spot, rule_of
+from analysis.harm import HARMS, Equal, Spot
 from analysis.html.tables import UNKNOWN, Cell, Names, Table, cell, head_cell
 from analysis.retention import Cohort
 from analysis.study import CHOICE, HEADLINE, PROBABILITY, REFERENCE, TEXT, Point
@@ -72,7 +72,7 @@ def equal_success(found: Sequence[Findings]) -> Table | None:
     measures = [measure for measure in HARMS if any(equal.measure == measure for f in found for equal in f.equals)]
     rows = []
     for f in found:
-        for rule, name in rule_names(f).items():
+        for rule, name in f.rule_names.items():
             mine = {equal.measure: equal for equal in f.equals if equal.rule == rule}
             if mine:
                 facts = Cell(f"{next(iter(mine.values())).facts:.3g}")
@@ -110,7 +110,7 @@ def _gap(equal: Equal) -> Cell:
 
 def at_each(f: Findings, measure: str) -> Table | None:
     """A row per spot of the control, a column per regulariser: its harm minus the control's."""
-    equals, names = f.balance.at_each(measure), rule_names(f)
+    equals, names = f.balance.at_each(measure), f.rule_names
     rules = [rule for rule in names if any(equal.rule == rule for equal in equals)]
     rows = []
     for spot in dict.fromkeys(equal.against for equal in equals if equal.against):
@@ -151,11 +151,6 @@ def harm_of(spot: Spot) -> Measure:
 
 def _measure(values: "np.typing.NDArray[np.float64]") -> Measure:
     return compare.interval(float(values[0]), values[1:])
-
-
-def rule_names(f: Findings) -> Mapping[Setting, str]:
-    """Its regularisers as a reader calls them, without their parameters."""
-    return words.labels(list(dict.fromkeys(map(rule_of, f.names))))
 
 
 def retention(tables: Mapping[Setting, Sequence[Sequence[Cohort]]], names: Names) -> Table:

@@ -130,7 +130,7 @@ def _of_rules(found: Sequence[Findings], looks: Looks) -> Mapping[Setting, Curve
     """A look for each regulariser: that of its first setting."""
     rules: dict[Setting, Curve] = {}
     for f in found:
-        names = harms.rule_names(f)
+        names = f.rule_names
         for setting in f.names:
             look, rule = looks[setting], rule_of(setting)
             rules.setdefault(rule, Curve(names[rule], look.colour, look.marker, look.line))

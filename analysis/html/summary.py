@@ -9,7 +9,6 @@ from analysis.findings import Findings, first_falls
 from analysis.harm import HARMS, Equal
 from analysis.html import quotes
 from analysis.html.blocks import Quotes
-from analysis.html.harms import rule_names
 from analysis.study import HEADLINE, REFERENCE, Point, Study
 
 LESS = "editing less"
@@ -141,19 +140,19 @@ def _spared(f: Findings) -> str:
         said = ["nothing can be said, as none of the regularisers holds a fact"]
     elif not shown:
         best = min(known, key=lambda pair: pair[1])[0]
-        said.append(f"the best is {rule_names(f)[best.rule]}, {_gap(best)}")
+        said.append(f"the best is {f.rule_names[best.rule]}, {_gap(best)}")
     return f"What saved it from {f.group[0]}: {'; '.join(said)}."
 
 
 def _compared(f: Findings, equals: Sequence[Equal], verb: str) -> str:
     """Which regularisers these are, and the one with the largest difference by the measure that comes first."""
-    names = list(dict.fromkeys(rule_names(f)[equal.rule] for equal in equals))
+    names = list(dict.fromkeys(f.rule_names[equal.rule] for equal in equals))
     measure = next(measure for measure in HARMS if any(equal.measure == measure for equal in equals))
     mine = [(equal, abs(equal.difference.value)) for equal in equals if equal.measure == measure and equal.difference]
     largest = max(mine, key=lambda pair: pair[1])[0]
     if len(names) == 1:
         return f"{names[0]} does {verb} harm than {LESS}, {_gap(largest)}"
-    most = rule_names(f)[largest.rule]
+    most = f.rule_names[largest.rule]
     return f"{words.listed(names)} do {verb} harm than {LESS}, {most} with the largest difference, {_gap(largest)}"
 
 
