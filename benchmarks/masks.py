@@ -1,6 +1,7 @@
 """What a mask over updates writes for ordinary tokens, held against how far the model drifts (the study's question 5).
 
     python -m benchmarks.masks [--edits 200 230] [--data DIR] [--tasks NLI ...] [--limit 40] [--figure FILE]
+        [--table FILE]
 
 MEMIT's update D (d, f) is small where C, the second moments of ordinary keys, is large. A mask over its entries does
 not know C. With C scaled to trace f, tr(D C D^T) / |D|^2 is 1 for a D that lies anyhow to the ordinary keys, and
@@ -8,6 +9,7 @@ tr(D C D^T) is what D writes for an ordinary token, squared. D is all change of 
 """
 
 import argparse
+import csv
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -37,6 +39,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     p.add_argument("--tasks", nargs="+", default=TASKS, help="whose drift is measured")
     p.add_argument("--limit", type=int, default=40, help="records of each (default: 40)")
     p.add_argument("--figure", type=Path, metavar="FILE", help="draw it there (.svg, .png, .pdf)")
+    p.add_argument("--table", type=Path, metavar="FILE", help="write every number there, as CSV")
     return p.parse_args(argv)
 
 
@@ -78,9 +81,24 @@ def run(args: argparse.Namespace | None = None) -> Iterator[str]:
             held = record.quality()["after"]["reliability"].value
         rows.append(Masked(rule, ratio, written, held, [score.metrics["drift"].value for score in scores]))
         yield str(rows[-1])
+    if args.table:
+        tabulated(rows, hp.layers, args.tasks, args.table)
+        yield f"-> {args.table}"
     if args.figure:
         drawn(rows).savefig(args.figure)
         yield f"-> {args.figure}"
+
+
+def tabulated(rows: Sequence[Masked], layers: Sequence[int], tasks: Sequence[str], file: Path) -> None:
+    """A row for each number: of the edits (reliability), of a layer (ratio, written) or of a task (drift)."""
+    with file.open("w", encoding="utf-8", newline="") as out:
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(("rule", "measure", "of", "value"))
+        for row in rows:
+            writer.writerow((row.rule, "reliability", "edits", row.held))
+            for measure, places in (("ratio", layers), ("written", layers), ("drift", tasks)):
+                values = zip(places, getattr(row, measure), strict=True)
+                writer.writerows((row.rule, measure, place, value) for place, value in values)
 
 
 def drawn(rows: Sequence[Masked]) -> Figure:

@@ -1,5 +1,6 @@
 """benchmarks.gpu runs, shrunken, on the CPU; the formula of benchmarks.memory holds against what autograd keeps."""
 
+import csv
 import dataclasses
 import json
 import re
@@ -228,8 +229,15 @@ def test_what_a_mask_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(masks, "hparams_file", lambda method: settings)
     monkeypatch.setattr("experiment.notebook.settings_file", lambda *args: settings)
     words = ["--edits", "0", "2", "--batch", "2", "--tasks", "NER", "--limit", "2", "--rules", "none", "scale:keep=0.5"]
-    lines = list(masks.run(masks.arguments([*words, "--figure", str(figure := tmp_path / "it.png")])))
-    assert len(lines) == 4 and figure.stat().st_size > 10_000
+    table, figure = tmp_path / "it.csv", tmp_path / "it.png"
+    lines = list(masks.run(masks.arguments([*words, "--figure", str(figure), "--table", str(table)])))
+    assert len(lines) == 5 and figure.stat().st_size > 10_000
     whole, half = ([float(value) for value in re.findall(r"\d+\.\d+", line.split("ratio")[1])] for line in lines[1:3])
     assert half[:2] == whole[:2] and len(whole) == 4
     assert half[2:] == pytest.approx([value / 4 for value in whole[2:]], abs=0.011)
+    rows = list(csv.DictReader(table.open()))
+    assert [(row["measure"], row["of"]) for row in rows if row["rule"] == "none"] == [
+        ("reliability", "edits"),
+        *(("ratio", "1"), ("ratio", "2"), ("written", "1"), ("written", "2"), ("drift", "NER")),
+    ]
+    assert [f"{float(row['value']):.2f}" for row in rows[1:5]] == [f"{value:.2f}" for value in whole]
