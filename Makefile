@@ -22,7 +22,7 @@ demo: $(VENV)/ready
 
 test: $(VENV)/ready-dev
 	$(BIN)/python prepare.py model smollm2-135m
-	$(BIN)/python -m pytest -n 2 --dist loadgroup $(COVERAGE)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow" $(COVERAGE)
 
 check: $(VENV)/ready-dev
 	$(BIN)/ruff check .
@@ -34,6 +34,8 @@ gpu-check: $(VENV)/ready-dev
 	$(BIN)/python -m pytest -m gpu
 
 soak: $(VENV)/ready-dev
+	$(BIN)/python prepare.py model smollm2-135m
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m slow
 	$(BIN)/python -m tests.soak
 
 bench: $(VENV)/ready-dev

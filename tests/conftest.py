@@ -33,8 +33,8 @@ EMBEDDED = ROOT / "hugging_cache" / "smollm2-135m"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long tests are started first: at the end no worker waits for another one's."""
-    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+    """Long and slow tests are started first: at the end no worker waits for another one's."""
+    items.sort(key=lambda item: not (item.get_closest_marker("long") or item.get_closest_marker("slow")))
 
 
 CONFIGS = {

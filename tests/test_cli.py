@@ -178,6 +178,7 @@ def test_a_model_without_settings(call: Call, tmp_path: Path, tiny_folder: Path)
     refused(run, rf"hparams/ROME/tiny-gpt2.yaml: no settings of ROME .*{re.escape(command)}.*")
 
 
+@pytest.mark.slow
 def test_from_another_directory(tmp_path: Path, tiny_folder: Path) -> None:
     """Folders are the project's; results go to where one is; and what is asked for is the same there and here."""
     words = ("NLI", "--model", tiny_folder, "--limit", 2, "--device", "cpu")

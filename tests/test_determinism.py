@@ -99,7 +99,7 @@ def told(file: Path) -> str:
     return json.dumps(found)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_two_runs_give_the_same_bytes(tiny_folder: Path, tmp_path: Path) -> None:
     """In two processes whose hashes (and so the order of sets) differ: results, second moments, MEND's network.
 
@@ -126,6 +126,7 @@ def test_two_runs_give_the_same_bytes(tiny_folder: Path, tmp_path: Path) -> None
     assert {name.suffix for name in names} >= {".npz", ".safetensors", ".json", ".jsonl"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["gpt2", "gptj", "llama"])
 def test_neither_batches_nor_order_change_a_score(family: str) -> None:
     """Every task: alone, two token budgets, shuffled. `as_released` of OpenDomainQA alone depends on the order."""
@@ -145,7 +146,7 @@ def test_neither_batches_nor_order_change_a_score(family: str) -> None:
                     assert found[metric].value == pytest.approx(metrics[metric].value, abs=1e-12), (name, metric)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @needs_embedded
 def test_the_number_of_threads_does_not_change_the_templates() -> None:
     """Those of the embedded model; the ones its settings ship are those of seed 0."""

@@ -92,8 +92,13 @@ WAYS = ("ROME", "KN", "MEND", "FT-L")
 
 @pytest.mark.parametrize(
     ("name", "family", "move"),
-    [(name, "llama", whole) for name in EDITORS]
-    + [(name, family, spread) for name in EDITORS for family in FAMILIES if family == "llama" or name in WAYS],
+    [(name, "llama", move) for name in EDITORS for move in (whole, spread)]
+    + [
+        pytest.param(name, family, spread, marks=pytest.mark.slow)
+        for name in WAYS
+        for family in FAMILIES
+        if family != "llama"
+    ],
 )
 def test_an_edit_is_the_same_there(name: str, family: str, move: Callable[[LM], None], edits, tmp_path: Path) -> None:
     """Second moments, templates, the edit, and what the model says before and after it."""

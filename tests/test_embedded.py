@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(
 SAMPLE = ROOT / "data/sample"
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.skipif((ROOT / "hugging_cache/gpt2-xl").exists(), reason="here the default model is gpt2-xl")
 def test_ner_after_four_rome_edits(tmp_path: Path) -> None:
     """python test-task-after.py NER Instance-Sequential ROME 200 204 1, with a few sentences to save time."""
@@ -54,6 +54,7 @@ def test_ner_after_four_rome_edits(tmp_path: Path) -> None:
     assert [json.loads(line)["prompt"] for line in lines] == [sample.prompt for sample in wanted]
 
 
+@pytest.mark.slow
 def test_a_batch_of_8_equals_8_of_1() -> None:
     lm = load(EMBEDDED, "smollm2-135m", "cpu")
     prompts = [sample.prompt for sample in list(NER.samples(SAMPLE / "task-data" / NER.file))[::9][:8]]

@@ -217,6 +217,7 @@ def test_one_cell_that_fails_does_not_stop_the_others(tiny_folder: Path, tmp_pat
     ]
 
 
+@pytest.mark.slow
 def test_two_workers_make_what_one_makes(tiny_folder: Path, tmp_path: Path) -> None:
     """Real processes; what they print comes out whole, without bars, and a cell that fails is one line."""
     made = {}
@@ -246,6 +247,7 @@ TASK = Deadly()
 """
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_a_line_and_the_other_cells_go_on(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -310,6 +312,7 @@ def contents(folder: Path) -> dict[str, str]:
     return {path.name: TIMES.sub("", path.read_text(encoding="utf-8")) for path in files}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_to_the_sweep_alone_stops_its_workers(
     number: signal.Signals, tiny_folder: Path, tmp_path: Path

@@ -19,7 +19,7 @@ KILLS = 6
 GROUPS = (("test-task", "ROME", "MEMIT", "MEND"), ("train_MEND", "prepare model", "prepare data", "sweep"))
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("names", GROUPS, ids=lambda names: names[0])
 def test_killed_anywhere(names: tuple[str, ...], tmp_path: Path) -> None:
     found = killing.reports(0, KILLS, list(names), tmp_path)
@@ -31,6 +31,7 @@ def test_killed_anywhere(names: tuple[str, ...], tmp_path: Path) -> None:
         assert len(report["kills"]) == len(killing.SIGNALS), report
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_to_a_real_process(number: signal.Signals, tmp_path: Path, tiny_folder: Path) -> None:
     """As from a shell: one line, the exit code of a signal, and the same command goes on."""

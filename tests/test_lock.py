@@ -118,6 +118,7 @@ def test_never_two_of_several(how: str, tmp_path: Path) -> None:
     assert not (tmp_path / ".x.lock").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_a_signal_at_any_line_leaves_nothing_locked(tmp_path: Path) -> None:
     """One that comes between two lines while a lock is taken or let go, for every such place."""

@@ -87,6 +87,7 @@ class Killed(BaseException):
     """What a signal would do, at a chosen place."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("where", "at"),
     [("outcome", n) for n in (1, 2, 3, 4, 5, 8, 9)] + [("save", n) for n in (1, 2, 3, 4)],
@@ -160,6 +161,7 @@ def test_resume_is_refused(uninterrupted: Path, records: Records, tmp_path: Path
     assert "train it again" in refusal(Training(lm, settings(lm), records, tmp_path))
 
 
+@pytest.mark.slow
 def test_early_stopping_keeps_the_best(records: Records, tmp_path: Path) -> None:
     """With a rate that wrecks the network the first validation stays the best, and patience ends the run."""
     lm = tiny("gpt2")
@@ -281,6 +283,7 @@ def test_script_refuses(arguments: list[str], message: str, monkeypatch: pytest.
         run_script(monkeypatch, *arguments)
 
 
+@pytest.mark.slow
 def test_script_from_a_shell() -> None:
     command = [sys.executable, str(ROOT / "train_MEND.py"), "--model", "nonesuch"]
     run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)

@@ -265,6 +265,7 @@ def test_what_is_there_is_not_made_again_and_failures_are_one_line(
         assert error.startswith(wanted) and "\n" not in error
 
 
+@pytest.mark.slow
 def test_an_interrupt_stops_the_workers_and_keeps_what_has_arrived(
     cluster: Any, setting: Setting, swept: list[Outcome]
 ) -> None:

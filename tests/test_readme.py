@@ -204,7 +204,7 @@ def test_the_python_example_is_ten_lines() -> None:
     assert sum(bool(line.strip()) for line in block("experiment").splitlines()) <= 10
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.skipif(not (EMBEDDED / "config.json").is_file(), reason="python prepare.py model smollm2-135m makes it")
 def test_the_python_example_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """As printed. Nothing else writes to stdout, and at the end the model says what it did without the edits."""

@@ -91,7 +91,7 @@ def check(said: Sequence[Completion], name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SAMPLES)
-@pytest.mark.parametrize("vocabulary", ["tiny", "embedded"])
+@pytest.mark.parametrize("vocabulary", ["tiny", pytest.param("embedded", marks=pytest.mark.slow)])
 def test_every_text_of_one_token(vocabulary: str, name: str) -> None:
     if vocabulary == "embedded" and not (EMBEDDED / "tokenizer.json").is_file():
         pytest.skip("the embedded model is not there: python prepare.py model smollm2-135m")

@@ -229,7 +229,7 @@ def test_sentence_on_the_frontier() -> None:
 
 def test_nothing_to_compare_with(tmp_path: Path) -> None:
     make(tmp_path / "r", "NLI", 0.5, Edited(5))
-    assert "these scores are compared with nothing" in made(tmp_path / "r", tmp_path / "out")
+    assert "these scores are compared with nothing" in made(tmp_path / "r", tmp_path / "out", drawn=False)
 
 
 @pytest.mark.parametrize(
@@ -497,7 +497,7 @@ def test_so_few_records_and_a_collapse(tmp_path: Path) -> None:
     for task in ("NLI", "reasoning"):
         make(tmp_path / "r", task, 0.6, n=8)
         make(tmp_path / "r", task, 0.0, Edited(1, "KN", hold=0.0), n=8)
-    page = made(tmp_path / "r", tmp_path / "out")
+    page = made(tmp_path / "r", tmp_path / "out", drawn=False)
     findings = page[page.index('<details class="part"') :]
     assert re.search(r"completions degenerate: \d+ of 16 empty \(before any edit none\)\. None of 2 ", findings)
     assert f"{NEEDED}0.88 (7 of 8 records, all of them changing the same way). No fall of reasoning " in findings
@@ -565,9 +565,11 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
     parsed(page)
 
 
-def made(results: Path, out: Path, title: str = "T") -> str:
-    """The page of a report on `results`, made in this process."""
+def made(results: Path, out: Path, title: str = "T", drawn: bool = True) -> str:
+    """The page of a report on `results`, made in this process; drawing takes seconds."""
     with pytest.MonkeyPatch.context() as patch:
+        if not drawn:
+            patch.setattr(style, "render", lambda draw: style.Picture(b"<svg/>", b"", b"<svg/>", 1.0))
         patch.setattr(sys, "argv", ["report.py", str(results), "--out", str(out), "--title", title])
         cli.main()
     return (out / "index.html").read_text(encoding="utf-8")
@@ -583,7 +585,8 @@ def test_refused_updates(tmp_path: Path) -> None:
         (study,) = studies(read_all(tmp_path / "r")[0])
         table = tables.refused(study, {study.settings[0]: "no regulariser"})
         assert (table and [cell.text for cell in table.rows[0][1:]]) == row
-    assert "<td>203 and 204</td><td>loss is &lt;NaN&gt;</td>" in made(tmp_path / "r", tmp_path / "out")
+    page = made(tmp_path / "r", tmp_path / "out", drawn=False)
+    assert "<td>203 and 204</td><td>loss is &lt;NaN&gt;</td>" in page
 
 
 def test_apostrophes_are_typographic_and_names_too(tmp_path: Path) -> None:
@@ -601,6 +604,7 @@ def digest(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
+@pytest.mark.slow
 def test_the_same_results_give_the_same_bytes(tmp_path: Path) -> None:
     """Once in this process, once as a command, with another order of sets and another clock."""
     make(tmp_path / "r", "NER", 0.8)

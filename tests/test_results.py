@@ -211,6 +211,7 @@ def test_the_edited_one_is_valid_too_and_the_report_reads_both(
     assert sorted(run.edits for run in read_all(DATA)[0]) == [0, 2]
 
 
+@pytest.mark.slow
 def test_the_scripts_know_it_and_make_the_same(tiny_folder: Path, tmp_path: Path) -> None:
     """Found, it is shown; made anew, it says more (`as_released`, `ended`, measures) and names its own environment."""
     name = "result-NLI-before-edit"

@@ -75,6 +75,7 @@ def files(folder: Path) -> dict[str, str]:
     return {name: re.sub(r'"seconds": (\{[^}]*\}|[-+.\de]+)', "", text) for name, text in found.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "rule",
     [
@@ -128,6 +129,7 @@ def test_checkpoints_where_no_update_ends_are_refused(words: tuple[object, ...],
     assert call("out", *words) == (2, message)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every", [0, 1000])
 @pytest.mark.parametrize("stop", [0, 1, 3, 4])
 def test_an_interrupted_run_goes_on(
