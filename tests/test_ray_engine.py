@@ -36,7 +36,7 @@ STEMS = {
 FIRST = {stem for counts in STEMS.values() for stems in counts[:2] for stem in stems}
 ALL = BEFORE | {stem for counts in STEMS.values() for stems in counts for stem in stems}
 
-pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.long]  # one cluster
+pytestmark = pytest.mark.xdist_group("ray")  # one cluster
 
 
 @pytest.fixture(scope="module")
@@ -224,6 +224,7 @@ def swept(cluster: Any, setting: Setting) -> list[Outcome]:
     return outcomes
 
 
+@pytest.mark.slow
 def test_every_result_is_made_once_though_a_node_is_lost(setting: Setting, swept: list[Outcome]) -> None:
     assert {(outcome.made, outcome.error) for outcome in swept} == {(6, None), (2, None)}
     assert len(swept) == 3
@@ -235,6 +236,7 @@ def test_every_result_is_made_once_though_a_node_is_lost(setting: Setting, swept
     assert len({node for _, node, _ in setting.edited()}) == 2
 
 
+@pytest.mark.slow
 def test_the_results_are_those_of_a_local_sweep(setting: Setting, swept: list[Outcome]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(setting, "written", Counter())
@@ -245,6 +247,7 @@ def test_the_results_are_those_of_a_local_sweep(setting: Setting, swept: list[Ou
         assert setting.result("local", stem) == setting.result("ray", stem)
 
 
+@pytest.mark.slow
 def test_what_is_there_is_not_made_again_and_failures_are_one_line(
     cluster: Any, setting: Setting, swept: list[Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:

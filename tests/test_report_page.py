@@ -60,6 +60,12 @@ def page(report: Path) -> str:
     return (report / "index.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.skipif("PYTEST_XDIST_WORKER" not in os.environ, reason="there is but one worker")
+def test_one_worker_makes_the_report(request: pytest.FixtureRequest) -> None:
+    """Else each makes one: pytest-xdist's groups are part of a test's name, and lost with some versions of pytest."""
+    assert request.node.nodeid.endswith("@report")
+
+
 # --- sentences -----------------------------------------------------------------------------------------------------
 
 ROME = Setting("Instance-Sequential", "ROME", None, "none", None, "{}")
