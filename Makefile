@@ -46,6 +46,7 @@ reproduction: $(VENV)/ready $(MEND)
 	$(BIN)/python sweep.py configs/reproduction.yaml
 	$(BIN)/python sweep.py configs/reproduction-counterfact.yaml
 	$(BIN)/python sweep.py configs/reproduction-long.yaml
+	$(BIN)/python -m benchmarks.masks --limit 24 --table docs/reproduction/masks.csv --figure docs/reproduction/masks.png
 	$(BIN)/python report.py test-result/reproduction --out docs/reproduction/report
 
 $(MEND): | $(VENV)/ready

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 import experiment as ex
 from benchmarks._common import embedded, hparams_file
-from core import folders, hparams
+from core import hparams
 from core.lm.model import orient
 from core.lm.moments import second_moments
 from core.lm.weights import weight_of
@@ -34,7 +34,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     p = argparse.ArgumentParser(prog="python -m benchmarks.masks", description="What a mask writes for other tokens.")
     p.add_argument("--edits", type=int, nargs=2, default=(200, 230), metavar=("BEGIN", "END"))
     p.add_argument("--batch", type=int, default=10, help="edits of an update (default: 10)")
-    p.add_argument("--data", type=Path, default=folders.SAMPLE, metavar="DIR", help="as of test-task.py")
+    p.add_argument("--data", type=Path, metavar="DIR", help="as of test-task.py")
     p.add_argument("--rules", nargs="+", default=RULES, help="as --regularizer takes them")
     p.add_argument("--tasks", nargs="+", default=TASKS, help="whose drift is measured")
     p.add_argument("--limit", type=int, default=40, help="records of each (default: 40)")
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace | None = None) -> Iterator[str]:
         tabulated(rows, hp.layers, args.tasks, args.table)
         yield f"-> {args.table}"
     if args.figure:
-        drawn(rows).savefig(args.figure)
+        drawn(rows).savefig(args.figure, dpi=200)
         yield f"-> {args.figure}"
 
 
@@ -102,14 +102,23 @@ def tabulated(rows: Sequence[Masked], layers: Sequence[int], tasks: Sequence[str
 
 
 def drawn(rows: Sequence[Masked]) -> Figure:
-    """One point for each regulariser: drift, the mean over tasks, over what is written for ordinary tokens."""
+    """One point for each regulariser: drift, the mean over tasks, over what is written for ordinary tokens.
+
+    A line joins those that do nothing but edit less.
+    """
     figure = Figure(figsize=(6.4, 3.2), layout="constrained")
     ways = (("ratio", "tr(DCD') / |D|², mean over layers"), ("written", "tr(DCD'), sum over layers"))
     for axes, (field, label) in zip(figure.subplots(1, 2, sharey=True), ways, strict=True):
+        places = {}
         for i, row in enumerate(rows):
             values = getattr(row, field)
-            x = statistics.mean(values) if field == "ratio" else sum(values)
-            axes.plot(x, statistics.mean(row.drift), "osv^DPX*"[i % 8], label=f"{row.rule} ({row.held:.2f} held)")
+            places[row.rule] = (
+                statistics.mean(values) if field == "ratio" else sum(values),
+                statistics.mean(row.drift),
+            )
+            axes.plot(*places[row.rule], "osv^DPX*"[i % 8], label=f"{row.rule} ({row.held:.2f} held)")
+        less = sorted(place for rule, place in places.items() if rule.startswith(("none", "scale")))
+        axes.plot(*zip(*less, strict=True), color="0.8", lw=4, zorder=0)
         axes.set_xlabel(label)
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].set_ylabel("drift, nats a token")

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from benchmarks import _peak, _random, gpu, masks, memory, peers
 from benchmarks._flops import bare, counted, share
+from core import folders
 from core.lm.forward import resume
 from core.lm.tokens import pad
 from core.registry import discover
@@ -229,6 +230,7 @@ def test_what_a_mask_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(masks, "hparams_file", lambda method: settings)
     monkeypatch.setattr("experiment.notebook.settings_file", lambda *args: settings)
     words = ["--edits", "0", "2", "--batch", "2", "--tasks", "NER", "--limit", "2", "--rules", "none", "scale:keep=0.5"]
+    words += ["--data", str(folders.SAMPLE)]
     table, figure = tmp_path / "it.csv", tmp_path / "it.png"
     lines = list(masks.run(masks.arguments([*words, "--figure", str(figure), "--table", str(table)])))
     assert len(lines) == 5 and figure.stat().st_size > 10_000
