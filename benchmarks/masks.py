@@ -80,10 +80,9 @@ def run(args: argparse.Namespace | None = None) -> Iterator[str]:
             scores = [ex.score(lm, task, **given, unedited=known) for task, known in unedited.items()]
             held = record.quality()["after"]["reliability"].value
         rows.append(Masked(rule, ratio, written, held, [score.metrics["drift"].value for score in scores]))
+        if args.table:  # after each, as they take minutes
+            tabulated(rows, hp.layers, args.tasks, args.table)
         yield str(rows[-1])
-    if args.table:
-        tabulated(rows, hp.layers, args.tasks, args.table)
-        yield f"-> {args.table}"
     if args.figure:
         drawn(rows).savefig(args.figure, dpi=200)
         yield f"-> {args.figure}"
