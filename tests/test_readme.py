@@ -80,10 +80,13 @@ def script_of(command: str) -> str:
 def test_commands_are_found_of_every_script() -> None:
     scripts = {script_of(command) for command in COMMANDS}
     benchmarks = {f"-m benchmarks.{name}" for name in ("gpu", "masks", "memory", "mend_batches")}
-    assert scripts == {*DESCRIBED, "prepare.py check-data"} | benchmarks
+    assert scripts == {*DESCRIBED, "prepare.py check-data", "-m docs.reproduction"} | benchmarks
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if "-m benchmarks.memory" not in c])  # which takes none
+TAKE_NONE = ("-m benchmarks.memory", "-m docs.reproduction")
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if not any(words in c for words in TAKE_NONE)])
 def test_commands_parse(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     argv = shlex.split(command.replace("$head", "HEAD"))[1:]
     parse(argv, monkeypatch)

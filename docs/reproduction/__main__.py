@@ -1,0 +1,191 @@
+"""The study's page: page.jinja, its numbers filled in from the report's tables, makes README.md.
+
+python -m docs.reproduction
+"""
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+from analysis import words
+from analysis.compare import LEVEL, holm
+from analysis.export import EQUAL, UNEDITED
+from core.types import Measure
+
+HERE = Path(__file__).parent
+Row = dict[str, str]
+
+RULES = {
+    "none": ("none", "", ""),
+    "RECT 40 %": ("rect", "0.4", ""),
+    "RECT 20 %": ("rect", "0.2", ""),
+    "RECT 20 % with feedback": ("rect", "0.2", '{"feedback": true}'),
+    "scale 0.8": ("scale", "0.8", ""),
+    "scale 0.6": ("scale", "0.6", ""),
+    "random 40 %": ("random", "0.4", ""),
+    "magnitude 40 %": ("magnitude", "0.4", ""),
+    "PRUNE": ("prune", "", '{"variant": "log"}'),
+}
+"""A regulariser as the page calls it -> regularizer, keep and parameters in the tables."""
+HEADLINES = ("solve_rate", "accuracy", "exact_match", "rouge_mean", "f1")
+"""A task has one of them."""
+ORDINARY = {"edit_data": "zsre", "limit": "24"}
+"""The main part of the study, unless the page asks for another."""
+
+
+@dataclass(frozen=True)
+class At:
+    """One method with one regulariser after so many edits: what the tables say of it."""
+
+    method: str
+    rule: str
+    edits: int
+    results: list[Row] = field(repr=False)
+    compared: list[Row] = field(repr=False)
+
+    def rows(self, metric: str) -> list[Row]:
+        """Against the unedited model, a row for each task in the paper's order; `metric` may be "headline".
+
+        Raises LookupError if there is none, or if a task has two.
+        """
+        names = HEADLINES if metric == "headline" else (metric,)
+        found = [row for row in self.compared if row["metric"] in names]
+        if not found or len({row["task"] for row in found}) < len(found):
+            raise LookupError(f"{len(found)} rows of comparisons.csv: {metric} of {self}")
+        return found
+
+    def row(self, metric: str, task: str) -> Row:
+        """The one of a task."""
+        (row,) = (row for row in self.rows(metric) if row["task"] == task)
+        return row
+
+    def mean(self, metric: str) -> float:
+        """The mean difference over the tasks."""
+        return mean(float(row["difference"]) for row in self.rows(metric))
+
+    def falls(self, metric: str) -> dict[str, float]:
+        """The tasks in which harm is shown -> p, corrected over the tasks (Holm). All draws of edits must agree."""
+        rows = self.rows(metric)
+        pairs = zip(rows, holm([float(row["p"]) for row in rows]), strict=True)
+        return {row["task"]: p for row, p in pairs if p < LEVEL and all(d < 0 for d in self._draws(row))}
+
+    def _draws(self, row: Row) -> list[float]:
+        """The difference of each draw."""
+        same = _where(self.results, {"task": row["task"], "metric": row["metric"]})
+        return [float(of_one["difference"]) for of_one in same]
+
+    @property
+    def draws(self) -> int:
+        return len(self._edits("reliability"))
+
+    def quality(self, metric: str) -> float:
+        """How the edits have fared after the last one: reliability, locality and so on, the mean over draws."""
+        return mean(self._edits(metric))
+
+    @property
+    def held(self) -> float:
+        """How many facts hold after the last edit, the mean over draws."""
+        return self.edits * self.quality("reliability")
+
+    def _edits(self, metric: str) -> list[float]:
+        return [float(row["value"]) for row in _where(self.results, {"task": "", "metric": f"after {metric}"})]
+
+    def drift(self, tasks: list[str]) -> list[str]:
+        """Of these tasks, as written."""
+        return [words.number(float(self.row("drift", task)["difference"]), 2) for task in tasks]
+
+    @property
+    def ranked(self) -> list[str]:
+        """The tasks, that of the largest drift first."""
+        return [row["task"] for row in sorted(self.rows("drift"), key=lambda row: -float(row["difference"]))]
+
+
+class Tables:
+    """results.csv and comparisons.csv of a report, asked as the page asks."""
+
+    def __init__(self, folder: Path) -> None:
+        self.results, self.compared = (
+            list(csv.DictReader((folder / name).open(encoding="utf-8"))) for name in ("results.csv", "comparisons.csv")
+        )
+
+    def at(self, method: str, rule: str, edits: int, **also: Any) -> At:
+        """`also` are further columns and what they hold, where method and rule leave a choice: mode, setting."""
+        wanted = {**ORDINARY, "method": method, "edits": edits, **_columns(rule), **also}
+        results = list(_where(self.results, wanted))
+        return At(method, rule, edits, results, list(_where(self.compared, {**wanted, "against": UNEDITED})))
+
+    def made(self, *of: Any, **also: Any) -> bool:
+        """Whether there are such results."""
+        return bool(self.at(*of, **also).compared)
+
+    def first(self, method: str, rule: str, counts: list[int], metric: str, **also: Any) -> int | str:
+        """The smallest of these numbers of edits from which on harm is shown at all later ones; a dash for none."""
+        shown = [bool(self.at(method, rule, edits, **also).falls(metric)) for edits in counts]
+        return next((edits for i, edits in enumerate(counts) if all(shown[i:])), words.UNKNOWN)
+
+    def unedited(self, limit: int = 24) -> dict[str, float]:
+        """The headline score of each task before any edit."""
+        rows = list(_where(self.results, {"edits": 0, "limit": limit}))
+        return {row["task"]: float(row["value"]) for row in rows if row["metric"] in HEADLINES}
+
+    def equal(self, method: str, regularizer: str, metric: str, **also: Any) -> Row:
+        """A regulariser against editing less, where as many facts hold."""
+        wanted = {**ORDINARY, "method": method, "regularizer": regularizer, "metric": metric, "against": EQUAL, **also}
+        (row,) = _where(self.compared, wanted)
+        return row
+
+
+def _columns(rule: str) -> dict[str, str]:
+    return dict(zip(("regularizer", "keep", "parameters"), RULES[rule], strict=True))
+
+
+def _where(rows: list[Row], wanted: dict[str, Any]) -> Iterator[Row]:
+    return (row for row in rows if all(row[name] == str(value) for name, value in wanted.items()))
+
+
+def change(row: Row, digits: int = 3) -> str:
+    """ "-0.05 [-0.07, -0.03]"."""
+    measure = Measure(*(float(row[name]) for name in ("difference", "low", "high")))
+    return f"{words.number(measure.value, digits, sign=True)} {words.bounds(measure, digits, sign=True)}"
+
+
+def facts(number: float) -> str:
+    """A number of facts: a mean over draws has a digit more."""
+    return f"{round(number, 1):g}"
+
+
+def so(claim: bool) -> str:
+    """What a sentence of the page rests on. Raises ValueError if it is not so (any more)."""
+    if not claim:
+        raise ValueError("a sentence of page.jinja is not true of these tables")
+    return ""
+
+
+def figure(name: str, study: int = 0) -> str:
+    """The path of a figure of the report, from the page: `name` is how it ends. Raises IndexError if there is none."""
+    found = sorted((HERE / "report/figures").glob(f"*-{name}.png"))
+    return found[study].relative_to(HERE).as_posix()
+
+
+def rendered(template: str, **given: Any) -> str:
+    """The page's text; `given` is what it asks: `t`, the tables."""
+    environment = Environment(
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    environment.filters |= {"n": words.number, "p": words.p_value, "change": change, "facts": facts}
+    environment.filters["listed"] = lambda parts: words.listed([*parts])
+    return environment.from_string(template).render(so=so, figure=figure, rules=RULES, **given)
+
+
+def page() -> str:
+    """As it must be."""
+    return rendered((HERE / "page.jinja").read_text(encoding="utf-8"), t=Tables(HERE / "report"))
+
+
+if __name__ == "__main__":
+    (HERE / "README.md").write_text(page(), encoding="utf-8")

@@ -1,0 +1,94 @@
+"""The study's page says what its tables say: it is made from them, and no finding in it is written by hand."""
+
+import csv
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT
+
+from analysis.export import COLUMNS, COMPARED
+from docs.reproduction import __main__ as study
+
+HERE = ROOT / "docs/reproduction"
+
+
+def test_the_page_is_made_from_the_tables() -> None:
+    """Byte for byte: python -m docs.reproduction makes it again."""
+    assert (HERE / "README.md").read_text(encoding="utf-8") == study.page()
+
+
+def test_a_number_written_by_hand_is_of_the_design() -> None:
+    """Outside of what is filled in there are sizes, levels and names of settings alone."""
+    template = re.sub(r"\{[{%#].*?[}%#]\}", "", (HERE / "page.jinja").read_text(encoding="utf-8"), flags=re.DOTALL)
+    prose = re.sub(r"\]\([^)]*\)|`[^`]*`", "", template)
+    assert numbers(prose) <= numbers((HERE / "design.md").read_text(encoding="utf-8"))
+
+
+def numbers(text: str) -> set[str]:
+    return set(re.findall(r"(?<![\w.-])\d+(?:[.,]\d+)*", text))
+
+
+def test_a_sentence_that_is_not_so_stops_it() -> None:
+    assert study.rendered("{{ so(2 > 1) }}more{{ 0.25 | n(2, sign=True) }}") == "more+0.25"
+    with pytest.raises(ValueError, match="not true of these tables"):
+        study.rendered("{{ so(1 > 2) }}")
+
+
+# --- tables by hand ------------------------------------------------------------------------------------------------
+
+
+def write(file: Path, columns: Iterable[str], rows: Iterable[dict[str, Any]]) -> None:
+    with file.open("w", encoding="utf-8", newline="") as out:
+        writer = csv.DictWriter(out, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+@pytest.fixture
+def tables(tmp_path: Path) -> study.Tables:
+    """Two draws of ten MEMIT edits, two tasks; CounterFact's facts and another limit beside them."""
+    common = {"method": "MEMIT", "edits": 10, "regularizer": "none", "edit_data": "zsre", "limit": 24}
+    compared, results = [], []
+    for also, plus in (({}, 0.0), ({"edit_data": "counterfact"}, 1.0), ({"limit": 40}, 2.0)):
+        for task, difference, p, draws in (("NLI", -0.2, 0.02, (-0.3, -0.1)), ("NER", -0.1, 0.01, (-0.3, 0.1))):
+            row = {**common, **also, "task": task, "metric": "text_logprob"}
+            compared.append({**row, "against": "unedited", "difference": difference + plus, "p": p})
+            results += [{**row, "draw": i, "difference": d + plus} for i, d in enumerate(draws)]
+            drift = {"metric": "drift", "difference": -difference + plus}
+            compared.append({**row, "against": "unedited", **drift})
+        reliability = {"task": "", "metric": "after reliability"}
+        results += [{**common, **also, **reliability, "draw": i, "value": v} for i, v in enumerate((0.5, 0.7))]
+    write(tmp_path / "results.csv", COLUMNS, results)
+    write(tmp_path / "comparisons.csv", COMPARED, compared)
+    return study.Tables(tmp_path)
+
+
+def test_what_the_tables_say(tables: study.Tables) -> None:
+    """Means over tasks and draws; harm is shown where p is small after correction and all draws agree."""
+    at = tables.at("MEMIT", "none", 10)
+    assert (at.held, at.draws, at.mean("text_logprob")) == pytest.approx((6.0, 2, -0.15))
+    assert at.falls("text_logprob") == {"NLI": 0.02}, "one of NER's two draws says the opposite"
+    assert at.ranked == ["NLI", "NER"] and at.row("drift", "NER")["difference"] == "0.1"
+    assert tables.at("MEMIT", "none", 10, edit_data="counterfact").mean("drift") == pytest.approx(1.15)
+    assert tables.at("MEMIT", "none", 10, limit=40).mean("drift") == pytest.approx(2.15)
+
+
+def test_what_they_do_not_say(tables: study.Tables) -> None:
+    assert not tables.made("MEMIT", "none", 30) and tables.made("MEMIT", "none", 10)
+    with pytest.raises(LookupError, match=r"0 rows of comparisons\.csv: drift of At"):
+        tables.at("MEMIT", "RECT 40 %", 10).rows("drift")
+    tables.compared += tables.compared
+    with pytest.raises(LookupError, match="4 rows"):
+        tables.at("MEMIT", "none", 10).rows("drift")
+
+
+def test_the_readme_has_its_table_and_its_figure() -> None:
+    page, readme = ((folder / "README.md").read_text(encoding="utf-8") for folder in (HERE, ROOT))
+    top = readme[: readme.index("## Two commands")]
+    rows = [line for line in top.splitlines() if line.startswith("|")][2:]
+    assert rows and set(rows) <= set(page.splitlines())
+    (shown,) = re.findall(r"\(docs/reproduction/(.*?\.png)\)", top)
+    assert f"({shown})" in page
