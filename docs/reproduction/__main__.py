@@ -72,10 +72,10 @@ class At:
         """The tasks in which harm is shown -> p, corrected over the tasks (Holm). All draws of edits must agree."""
         rows = self.rows(metric)
         pairs = zip(rows, holm([float(row["p"]) for row in rows]), strict=True)
-        return {row["task"]: p for row, p in pairs if p < LEVEL and all(d < 0 for d in self._draws(row))}
+        return {row["task"]: p for row, p in pairs if p < LEVEL and max(self._draws(row)) < 0}
 
     def _draws(self, row: Row) -> list[float]:
-        """The difference of each draw."""
+        """The difference of each draw; there is at least one."""
         same = _where(self.results, {"task": row["task"], "metric": row["metric"]})
         return [float(of_one["difference"]) for of_one in same]
 
