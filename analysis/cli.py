@@ -1,13 +1,12 @@
 """python report.py [RESULTS] [--out DIR]: result files in, a folder with the report out, whole or not at all."""
 
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analysis import GENERATOR
 from core import folders
+from core.disk.whole import whole
 from core.errors import UserError
 from core.script import Parser
 
@@ -61,24 +60,11 @@ def _made_here(page: Path) -> bool:
 
 def write(folder: Path, page: str, pictures: "Mapping[str, Picture]", tables: Mapping[str, str]) -> None:
     """Put the report at `folder`, in place of an older one. Raises UserError if that cannot be done."""
-    folder = folder.resolve()
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
-            new, old = Path(scratch) / "new", Path(scratch) / "old"
-            (new / "figures").mkdir(parents=True)
-            (new / "index.html").write_text(page, encoding="utf-8")
-            for name, text in tables.items():
-                (new / name).write_text(text, encoding="utf-8")
-            for name, picture in pictures.items():
-                (new / "figures" / f"{name}.svg").write_bytes(picture.svg)
-                (new / "figures" / f"{name}.png").write_bytes(picture.png)
-            if folder.exists():
-                os.replace(folder, old)
-            try:
-                os.replace(new, folder)
-            finally:
-                if old.exists() and not folder.exists():
-                    os.replace(old, folder)
-    except OSError as error:
-        raise UserError(f"cannot write {folder}: {error.strerror}; --out DIR names another place") from error
+    with whole(folder.resolve(), "--out DIR names another place") as new:
+        (new / "figures").mkdir(parents=True)
+        (new / "index.html").write_text(page, encoding="utf-8")
+        for name, text in tables.items():
+            (new / name).write_text(text, encoding="utf-8")
+        for name, picture in pictures.items():
+            (new / "figures" / f"{name}.svg").write_bytes(picture.svg)
+            (new / "figures" / f"{name}.png").write_bytes(picture.png)

@@ -10,6 +10,7 @@ import pytest
 from conftest import ROOT
 
 from analysis.export import COLUMNS, COMPARED
+from core.errors import UserError
 from docs.reproduction import __main__ as study
 
 HERE = ROOT / "docs/reproduction"
@@ -33,8 +34,13 @@ def numbers(text: str) -> set[str]:
 
 def test_a_sentence_that_is_not_so_stops_it() -> None:
     assert study.rendered("{{ so(2 > 1) }}more{{ 0.25 | n(2, sign=True) }}") == "more+0.25"
-    with pytest.raises(ValueError, match="not true of these tables"):
-        study.rendered("{{ so(1 > 2) }}")
+    with pytest.raises(UserError, match=r"page\.jinja, line 2: the sentence below is not true of the report's tables"):
+        study.rendered("As it is.\n{{ so(1 > 2) }}Not so.")
+
+
+def test_what_the_tables_lack_stops_it(tables: study.Tables) -> None:
+    with pytest.raises(UserError, match=r"page\.jinja, line 1: 0 rows of comparisons\.csv: drift of At"):
+        study.rendered('{{ t.at("ROME", "none", 10).mean("drift") }}', t=tables)
 
 
 # --- tables by hand ------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ python -m docs.reproduction
 """
 
 import csv
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +16,13 @@ from jinja2 import Environment, StrictUndefined
 from analysis import words
 from analysis.compare import LEVEL, holm
 from analysis.export import EQUAL, UNEDITED
+from core.disk.whole import whole
+from core.errors import UserError
+from core.script import script
 from core.types import Measure
 
 HERE = Path(__file__).parent
+TEMPLATE = HERE / "page.jinja"
 Row = dict[str, str]
 
 RULES = {
@@ -162,7 +167,7 @@ def facts(number: float) -> str:
 def so(claim: bool) -> str:
     """What a sentence of the page rests on. Raises ValueError if it is not so (any more)."""
     if not claim:
-        raise ValueError("a sentence of page.jinja is not true of these tables")
+        raise ValueError("the sentence below is not true of the report's tables; write what is")
     return ""
 
 
@@ -173,19 +178,31 @@ def figure(name: str, study: int = 0) -> str:
 
 
 def rendered(template: str, **given: Any) -> str:
-    """The page's text; `given` is what it asks: `t`, the tables."""
+    """The page's text; `given` is what it asks: `t`, the tables.
+
+    Raises UserError with the template's line if a sentence is not so, or if the tables lack what it asks for.
+    """
     environment = Environment(
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
     environment.filters |= {"n": words.number, "p": words.p_value, "change": change, "facts": facts}
     environment.filters["listed"] = lambda parts: words.listed([*parts])
-    return environment.from_string(template).render(so=so, figure=figure, rules=RULES, **given)
+    try:
+        return environment.from_string(template).render(so=so, figure=figure, rules=RULES, **given)
+    except (ValueError, LookupError) as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == "<template>"]
+        raise UserError(f"{TEMPLATE}, line {lines[-1]}: {error}") from error
 
 
 def page() -> str:
     """As it must be."""
-    return rendered((HERE / "page.jinja").read_text(encoding="utf-8"), t=Tables(HERE / "report"))
+    return rendered(TEMPLATE.read_text(encoding="utf-8"), t=Tables(HERE / "report"))
+
+
+def main() -> None:
+    with whole(HERE / "README.md") as file:
+        file.write_text(page(), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    (HERE / "README.md").write_text(page(), encoding="utf-8")
+    script(main)
