@@ -47,8 +47,12 @@ ADVICE: dict[str, tuple[Any, str]] = {
 """Of those, what would change numbers: the value that does not, and what to do about another."""
 
 
+DEPTH = 10
+"""Of values in one another: more than any setting has."""
+
+
 class _Loader(yaml.SafeLoader):
-    """Safe YAML without what flat settings have no use for: aliases (which multiply) and keys with two values.
+    """Safe YAML without what settings have no use for: aliases (which multiply), deep nests, keys with two values.
 
     `twice` are the keys that are given again with the same value.
     """
@@ -56,11 +60,17 @@ class _Loader(yaml.SafeLoader):
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self.twice: list[str] = []
+        self.depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError("an alias (*name), which settings cannot hold")
-        return super().compose_node(parent, index)
+        self.depth += 1
+        if self.depth > DEPTH:  # PyYAML's time grows with the square of it
+            raise yaml.YAMLError(f"values nested more than {DEPTH} deep")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         first: dict[str, str] = {}

@@ -5,6 +5,7 @@ Or a package in it, or a file in that.
 
 import ast
 import difflib
+import functools
 import importlib
 import importlib.util
 import pkgutil
@@ -38,7 +39,7 @@ def stated(package: str, attribute: str, key: str) -> dict[str, tuple[str, ...]]
     result: dict[str, tuple[str, ...]] = {}
     for module, file in _modules(package).items():
         source = file.read_text(encoding="utf-8")
-        tree = ast.parse(source)
+        tree = _parsed(source)
         (name, words), *_ = [*_stated(tree, _assigned(tree.body, attribute), key), ((), ())]
         if not (name and words) and attribute in source:
             plugin = getattr(importlib.import_module(module), attribute, None)
@@ -52,7 +53,7 @@ def rows(module: str, table: str) -> list[str]:
     """The names of the classes that a module's table lists, without importing it where its source says them plainly."""
     spec = importlib.util.find_spec(module)
     assert spec is not None and spec.origin is not None
-    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    tree = _parsed(Path(spec.origin).read_text(encoding="utf-8"))
     listed = list(_stated(tree, _assigned(tree.body, table), "name"))
     if listed and all(name for name, _ in listed):
         return [name[0] for name, _ in listed]
@@ -91,6 +92,12 @@ def _inside(package: str, folders: Iterable[str]) -> Iterator[tuple[str, Path]]:
         if module.name[0] != "_":
             yield name, Path(spec.origin)
             yield from _inside(name, spec.submodule_search_locations or ())
+
+
+@functools.cache
+def _parsed(source: str) -> ast.Module:
+    """Once a process: a command asks several times what the same files say."""
+    return ast.parse(source)
 
 
 def _stated(tree: ast.Module, value: ast.expr | None, key: str) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:

@@ -81,6 +81,11 @@ OTHERS = {
 }
 
 
+def in_soak(*values: Any) -> list[Any]:
+    """Values of a parameter that `make soak` tries and `make test` does not."""
+    return [pytest.param(value, marks=pytest.mark.slow) for value in values]
+
+
 def project(folder: Path) -> Path:
     """Make `folder` a project of its own: scripts, the code and its settings, but no model, data or result."""
     folder.mkdir(parents=True, exist_ok=True)

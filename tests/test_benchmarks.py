@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import ROOT, tiny
+from conftest import ROOT, in_soak, tiny
 from tiny_settings import TARGET, corpus
 from torch import Tensor
 
@@ -27,10 +27,11 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
 
 
+REST = ("gpt-j-6B", "llama-7b")
 SMALL = ["--device", "cpu", "--dtype", "float32", "--layers", "4", "--width", "32", "--edits", "2"]
 
 
-@pytest.mark.parametrize("model", ["gpt2-xl", "gpt-j-6B", "llama-7b"])
+@pytest.mark.parametrize("model", ["gpt2-xl", *in_soak(*REST)])
 def test_every_measurement_can_be_made(model: str, tmp_path: Path) -> None:
     file = tmp_path / "table.json"
     tasks = ["NLI", "summarization"]
@@ -93,8 +94,8 @@ def test_the_stand_in_stays_below_the_vocabulary(vocabulary: int) -> None:
     assert max(ids) < vocabulary and tokenizer.decode(ids) == text and tokenizer.eos_token_id < vocabulary
 
 
-@pytest.mark.parametrize("dtype", memory.BYTES)
-@pytest.mark.parametrize("name", ["gpt2-xl", "gpt-j-6B", "llama-7b"])
+@pytest.mark.parametrize("dtype", ["float32", *in_soak("bfloat16")])
+@pytest.mark.parametrize("name", ["gpt2-xl", *REST])
 def test_what_autograd_keeps_of_a_block(name: str, dtype: str) -> None:
     """The difference of two and four blocks, so that what else is kept does not count. Never more than the formula,
     and not so much less that the table would be of no use."""

@@ -11,7 +11,7 @@ import torch
 from accelerate import dispatch_model
 from conftest import FAMILIES, edit_model, tiny
 from pretend import pretended
-from test_registry import EDITORS, batch_for, make
+from test_registry import EDITORS, WAYS, batch_for, make
 from torch import Tensor
 
 from core.errors import UserError
@@ -86,13 +86,10 @@ def test_what_is_allowed() -> None:
 # --- one device and two ---------------------------------------------------------------------------------------------
 
 
-WAYS = ("ROME", "KN", "MEND", "FT-L")
-"""Each goes through the blocks of a family in a way of its own; the others share theirs."""
-
-
 @pytest.mark.parametrize(
     ("name", "family", "move"),
-    [(name, "llama", move) for name in EDITORS for move in (whole, spread)]
+    [(name, "llama", spread) for name in EDITORS]
+    + [pytest.param(name, "llama", whole, marks=pytest.mark.slow) for name in EDITORS]
     + [
         pytest.param(name, family, spread, marks=pytest.mark.slow)
         for name in WAYS

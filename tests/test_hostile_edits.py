@@ -8,7 +8,7 @@ from typing import Any
 import hostile as h
 import pytest
 import torch
-from conftest import tiny
+from conftest import in_soak, tiny
 from tiny_settings import TARGET
 
 from core.errors import EditRefused, UserError
@@ -72,7 +72,7 @@ def editor_of(name: str, folder: Path) -> Any:
     return lm, MEND(lm, hp)
 
 
-@pytest.mark.parametrize("name", ["ROME", "MEMIT", "KN", "MEND"])
+@pytest.mark.parametrize("name", ["ROME", "MEND", *in_soak("MEMIT", "KN")])
 def test_an_update_or_a_refusal(name: str, tmp_path: Path) -> None:
     lm, editor = editor_of(name, tmp_path)
     done = 0

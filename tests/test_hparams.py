@@ -95,6 +95,12 @@ def test_what_is_refused(tmp_path: Path, text: str, message: str) -> None:
     assert "\n" not in str(error.value)
 
 
+def test_deep_nests_are_refused_at_once(tmp_path: Path) -> None:
+    """PyYAML by itself would look at all of it for seconds."""
+    with pytest.raises(UserError, match="not a YAML file: values nested more than 10 deep"):
+        read(tmp_path, "rate: " + "[" * 20_000)
+
+
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"cannot read the settings: No such file .*--hparams FILE"):
         load(Settings, tmp_path / "none.yaml")

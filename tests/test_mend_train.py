@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT, tiny
+from conftest import ROOT, in_soak, tiny
 from safetensors.torch import load_file
 
 import train_MEND
@@ -53,6 +53,7 @@ def success(lm: LM, hp: MENDSettings, edits: list[Edit]) -> float:
     return sum(probe.success for probe in found) / len(found)
 
 
+@pytest.mark.parametrize("lm", ["gpt2", *in_soak("gptj", "llama")], indirect=True)
 def test_training_raises_edit_success(lm: LM, edits: list[Edit], tmp_path: Path) -> None:
     """After a short training the network's edits take, one at a time: greedy decoding says the target."""
     far = dict(max_iters=240, val_interval=240, model_save_pt=240, log_interval=24, archive_dir=str(tmp_path))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT, edit_model, tiny
+from conftest import CONFIGS, OTHERS, ROOT, edit_model, tiny
 from test_mend import archived, network
 from tiny_settings import TARGET, corpus
 
@@ -104,9 +104,9 @@ def make(name: str, lm: LM, folder: Path) -> Any:
     return EDITORS[name](lm, hp)
 
 
-@pytest.fixture
-def lm(any_lm: LM) -> LM:
-    return any_lm
+@pytest.fixture(params=(*CONFIGS, *OTHERS))
+def lm(request: pytest.FixtureRequest) -> LM:
+    return tiny(request.param)
 
 
 def batch_for(editor: Any, edits: list[Edit]) -> list[Edit]:
@@ -114,6 +114,18 @@ def batch_for(editor: Any, edits: list[Edit]) -> list[Edit]:
 
 
 each_editor = pytest.mark.parametrize("name", EDITORS)
+WAYS = ("ROME", "KN", "MEND", "FT-L")
+"""Each goes through the blocks of a family in a way of its own; the others share theirs."""
+everywhere = pytest.mark.parametrize(
+    ("name", "lm"),
+    [
+        pytest.param(name, family, marks=() if name in WAYS or family == "llama" else pytest.mark.slow)
+        for name in EDITORS
+        for family in (*CONFIGS, *OTHERS)
+    ],
+    indirect=["lm"],
+)
+"""Each editor on a model of each family: of those that share a way, all families but one in soak."""
 
 
 @each_editor
@@ -128,7 +140,7 @@ def test_an_editor_says_what_it_is(name: str) -> None:
     assert editor.edit_batch == ("edit_batch" in {field.name for field in dataclasses.fields(editor.hparams)})
 
 
-@each_editor
+@everywhere
 def test_deltas_are_finite_and_leave_the_model_bit_identical(
     name: str, lm: LM, edits: list[Edit], tmp_path: Path, unchanged: Check
 ) -> None:
@@ -247,7 +259,7 @@ def test_suggested_settings_fit_the_model(name: str, lm: LM) -> None:
         assert lm.model.get_parameter(weight).dim() == 2
 
 
-@each_editor
+@everywhere
 def test_every_update_of_a_run_changes_the_weights(name: str, lm: LM, edits: list[Edit], tmp_path: Path) -> None:
     """In each of its modes: as many updates as the protocol says, and none of them without effect."""
     editor = make(name, lm, tmp_path)

@@ -762,6 +762,7 @@ def test_in_a_browser(report: Path, page: str, tmp_path: Path, width: int, wide:
 
 
 @needs_chromium
+@pytest.mark.slow
 def test_dark_where_the_reader_wants_it(report: Path, tmp_path: Path) -> None:
     """The page and its figures: hardly anything is white, and the edges of the figures are not seen."""
     shot = tmp_path / "page.png"
@@ -773,6 +774,7 @@ def test_dark_where_the_reader_wants_it(report: Path, tmp_path: Path) -> None:
 
 
 @needs_chromium
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "height"), [(1280, 5000), (420, 9000)])
 def test_a_screenshot_is_no_blank(report: Path, tmp_path: Path, width: int, height: int) -> None:
     """Ink, white, and the colours of the first curves are there; the margins are empty."""
