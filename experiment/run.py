@@ -4,7 +4,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from core.disk import lock
 from core.disk.whole import clear
 from core.errors import Interrupted, UserError
 from core.lm.batches import default_budget
-from core.lm.likelihood import Expected
+from core.lm.likelihood import Asked, Expected
 from core.lm.model import LM
 from core.results import EditRecord, Result
 from core.types import Task
@@ -177,8 +177,7 @@ class _Run:
         key = json.dumps(made_by, sort_keys=True)
         journal = Journal(wanted.beside("journal"), hashlib.sha256(key.encode()).hexdigest())
         try:
-            with timed(self.seconds, "score"):
-                asked = questions(bench.lm, task, samples, self.plan.measured(task), self.expected.get(task.name))
+            with timed(self.seconds, "score"), self._asked(bench.lm, task) as asked:
                 scored = score_model(bench.lm, task, samples, budget, journal, asked)
         finally:
             self.kept["completions"] = f"{len(journal)} of {len(samples)} completions of {task.name}"
@@ -191,6 +190,17 @@ class _Run:
         del self.kept["completions"]
         journal.remove()
         return self._made(wanted, result, new=True)
+
+    @contextmanager
+    def _asked(self, lm: LM, task: Task) -> Iterator[Sequence[Asked]]:
+        """What is measured of each sample; what the unedited model expects is kept for those that follow."""
+        samples, measures = self.plan.samples[task.name], self.plan.measured(task)
+        asked = questions(lm, task, samples, measures, self.expected.get(task.name))
+        if "drift" not in measures or task.name in self.expected or self.plan.experiment.batch_tokens:
+            yield asked
+        else:
+            with unedited.noted(lm, task, samples, self.plan.unedited / "expected", asked) as noted:
+                yield noted
 
     def _made(self, wanted: Wanted, result: Result, new: bool) -> Made:
         if result.collapsed:

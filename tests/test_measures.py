@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import tiny
@@ -15,7 +16,7 @@ from core.lm.likelihood import Expected
 from core.lm.tokens import continuation
 from core.registry import discover
 from core.results import Result
-from core.types import Measure, Sample
+from core.types import Completion, Measure, Sample
 from experiment.measures import NAMES, collapse, unedited
 from experiment.measures.asked import questions, reference
 from experiment.scoring import score_model
@@ -102,6 +103,21 @@ def test_what_is_kept_of_the_unedited_model(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "no folder").write_text("")
     assert equal(unedited.kept(lm, task, some, tmp_path / "no folder"), first)
     assert "is measured by every command" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["NER", "OpenDomainQA", "NLI"])
+def test_scoring_the_unedited_model_keeps_the_same(name: str, tmp_path: Path) -> None:
+    """To the bit and under the same name; nothing, where an earlier run had completed the samples."""
+    lm, task, some = tiny("gpt2"), TASKS[name], samples(name)
+    unedited.kept(lm, task, some, tmp_path / "own")
+    asked = questions(lm, task, some, NAMES)
+    for done, folder in ({}, "noted"), (dict.fromkeys(range(8), Completion("x")), "resumed"):
+        with unedited.noted(lm, task, some, tmp_path / folder, asked) as noted:
+            score_model(lm, task, some, done=done, asked=noted)
+    (own,), (kept,) = ([*(tmp_path / folder).iterdir()] for folder in ("own", "noted"))
+    assert own.name == kept.name and not (tmp_path / "resumed").exists()
+    with np.load(own) as one, np.load(kept) as other:
+        assert {*one} == {*other} and all((one[part] == other[part]).all() for part in one)
 
 
 def result(degenerate: dict[str, int], text: float | None = -3.0) -> Result:

@@ -26,7 +26,7 @@ from analysis.plots import overview, retention, scores, style
 from analysis.plots.overview import Overview
 from analysis.plots.slots import Slots
 from analysis.retention import cohorts
-from analysis.study import HEADLINE, REFERENCE, Panel, Point, studies
+from analysis.study import HEADLINE, REFERENCE, TEXT, Panel, Point, studies
 from core.types import Measure
 
 NB = words.NO_BREAK
@@ -324,6 +324,7 @@ def test_methods_without_measures_have_an_overview_of_their_own(tmp_path: Path) 
     shown = overviews(found(tmp_path))
     assert {wanted: (list(part.rows), part.change) for wanted, part in shown.items()} == {
         REFERENCE: (["MEMIT\n10 per update"], "change of log p of the reference (nats per token)"),
+        TEXT: (["MEMIT\n10 per update"], "change of log p of the text (nats per token)"),
         HEADLINE: (["ROME\nInstance-Sequential"], ""),
     }
     unedited(tmp_path, likely=False)

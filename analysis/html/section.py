@@ -73,22 +73,22 @@ def section(page: Page, study: Study, found: Sequence[Findings]) -> None:
 
 
 def overview(page: Page, study: Study, found: Sequence[Findings], looks: Looks) -> None:
-    """The figure of all tasks, and after how many edits harm is shown."""
+    """A figure of all tasks for each measure, and after how many edits harm is shown."""
     for wanted, shown in overviews(found).items():
         likely = f"How much the {CHANGES[wanted]} differs from the unedited model's" if wanted in CHANGES else ""
         title = f"{likely or 'Headline scores'}, by number of edits; bands are 95 % intervals."
-        page.figure(f"{study.model.name} {study.kind} overview", partial(plot_overview.draw, shown, looks), title)
+        name = f"{study.model.name} {study.kind} overview {words.metric(wanted).split()[-1]}"
+        page.figure(name, partial(plot_overview.draw, shown, looks), title)
     table = harms.first_harm(found)
     page.add(table if len(table.rows) <= FEW else Folded("First harm shown", [table]))
 
 
 def overviews(found: Sequence[Findings]) -> dict[str, Overview]:
-    """What is drawn of each method: a likelihood where it was measured, else (older results) the headline scores."""
-    likely = next((name for name in CHANGES if any(name in f.likelihoods for f in found)), HEADLINE)
-    rows: dict[str, dict[str, Sequence[Point]]] = {likely: {}, HEADLINE: {}}
+    """What is drawn of each method: the likelihoods that every task has, or (older results) the headline scores."""
+    rows: dict[str, dict[str, Sequence[Point]]] = {REFERENCE: {}, TEXT: {}, HEADLINE: {}}
     for f in found:
-        wanted = likely if likely in f.likelihoods else HEADLINE
-        rows[wanted][_row(f)] = f.families[wanted]
+        for wanted in [name for name in (REFERENCE, TEXT) if name in f.likelihoods] or [HEADLINE]:
+            rows[wanted][_row(f)] = f.families[wanted]
     return {wanted: Overview(mine, _axis(wanted)) for wanted, mine in rows.items() if mine}
 
 

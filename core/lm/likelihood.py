@@ -10,7 +10,7 @@ All values are of one sample, log p in nats. One that is not finite, as a broken
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -66,7 +66,7 @@ class Asked:
 
     The likelihood of its prompt if `text`; that of its `references`, the first of them above all, and if `best` of the
     likeliest; that of the label word that is `right`; the drift from what was expected `unedited`. What is `known`
-    already is reported with it.
+    already is reported with it. `expect` is given what the model expects now.
     """
 
     text: bool = False
@@ -75,6 +75,7 @@ class Asked:
     right: int | None = None
     unedited: Expected | None = None
     known: Mapping[str, float] = field(default_factory=dict)
+    expect: Callable[[Expected], None] | None = None
 
 
 class Reading:
@@ -108,10 +109,13 @@ class Reading:
         found: list[list[float]] = [[] for _ in self.rows]
         for k in range(max(len(asked.references) for asked in self.asked) or 1):
             texts = {i: asked.references[k] for i, asked in enumerate(self.asked) if k < len(asked.references)}
-            compared = {i: asked.unedited for i, asked in enumerate(self.asked) if asked.unedited} if k == 0 else {}
-            for i, logp in logp_behind(begun, {i: [] for i in compared} | texts):
-                if i in compared:
-                    self._values[i]["drift"] = float(compared[i].drift(logp).mean())
+            whole = [i for i, asked in enumerate(self.asked) if asked.unedited or asked.expect] if k == 0 else []
+            for i, logp in logp_behind(begun, {i: [] for i in whole} | texts):
+                asked = self.asked[i]
+                if i in whole and asked.unedited:
+                    self._values[i]["drift"] = float(asked.unedited.drift(logp).mean())
+                if i in whole and asked.expect:
+                    asked.expect(Expected.of(logp.cpu()))
                 if text := texts.get(i):
                     found[i].append(float(logp[range(len(text)), text].mean()))
         for values, asked, logps in zip(self._values, self.asked, found, strict=True):

@@ -1,12 +1,16 @@
 """What the unedited model expects at the reference answers of a task: what a drift is measured from.
 
-It takes a pass of its own over the task's prompts, so it is kept beside the unedited model's results, for the cells of
-a grid and the commands that follow. Measuring it anew, with the edits undone, would cost every result such a pass.
+It is kept beside the unedited model's results, for the cells of a grid and the commands that follow: put there by the
+run that scores the unedited model, as a part of that pass, else by the first that needs it, with a pass of its own.
+Measuring it anew, with the edits undone, would cost every result such a pass.
 """
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +19,7 @@ import torch
 from core.disk.whole import whole
 from core.errors import UserError
 from core.lm.generate import expected
-from core.lm.likelihood import TOP, Expected
+from core.lm.likelihood import TOP, Asked, Expected
 from core.lm.model import LM
 from core.messages import first_line
 from core.types import Sample, Task
@@ -32,7 +36,7 @@ def measured(lm: LM, task: Task, samples: Sequence[Sample]) -> list[Expected]:
 
 def kept(lm: LM, task: Task, samples: Sequence[Sample], folder: Path) -> list[Expected]:
     """The same of a model whose weights are those of its files: read from `folder`, or measured and put there."""
-    file = folder / f"{task.name}-{_key(lm, task, samples)}.npz"
+    file = _file(lm, task, samples, folder)
     found = _read(file, len(samples))
     if found is None:
         found = measured(lm, task, samples)
@@ -40,13 +44,27 @@ def kept(lm: LM, task: Task, samples: Sequence[Sample], folder: Path) -> list[Ex
     return found
 
 
-def _key(lm: LM, task: Task, samples: Sequence[Sample]) -> str:
-    """Equal where the same model is asked the same in the same way."""
+@contextmanager
+def noted(
+    lm: LM, task: Task, samples: Sequence[Sample], folder: Path, asked: Sequence[Asked]
+) -> Iterator[Sequence[Asked]]:
+    """What is `asked` of the unedited model; at the end of the block, if all of it was answered, `kept` finds its file.
+
+    With the default batches, those of `measured`: others round otherwise.
+    """
+    found: dict[int, Expected] = {}
+    yield [replace(each, expect=partial(found.__setitem__, i)) for i, each in enumerate(asked)]
+    if len(found) == len(samples):
+        _write(_file(lm, task, samples, folder), [found[i] for i in range(len(samples))])
+
+
+def _file(lm: LM, task: Task, samples: Sequence[Sample], folder: Path) -> Path:
+    """The same where the same model is asked the same in the same way."""
     way = [lm.fingerprint, lm.tokenizer_sha256, lm.model.dtype, lm.device.type, lm.model.config._attn_implementation]
     digest = hashlib.sha256(repr([*way, TOP, task.max_new_tokens]).encode())
     for sample in samples:
         digest.update(repr((sample.prompt, sample.reference_text)).encode())
-    return digest.hexdigest()[:16]
+    return folder / f"{task.name}-{digest.hexdigest()[:16]}.npz"
 
 
 def _read(file: Path, samples: int) -> list[Expected] | None:
