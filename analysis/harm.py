@@ -132,13 +132,29 @@ def spots(study: Study, group: Group, measure: str) -> tuple[list[Spot], int]:
         total[key] = total[key] + harm if key in total else harm
         tasks[key] += 1
     whole = {key: harm / len(panels) for key, harm in total.items() if tasks[key] == len(panels)}
-    draws = sorted({draw for *_, draw in whole})
-    counts = np.concatenate([np.ones((1, len(draws))), compare.resamples(len(draws), stream=1)]) if draws else None
-    weights = {} if counts is None else dict(zip(draws, counts.T, strict=True))
+    kin: dict[Setting, set[str]] = {}
+    for setting, _, draw in whole:
+        kin.setdefault(_compared(setting), set()).add(draw)
+    weights = {those: _drawn(sorted(draws)) for those, draws in kin.items()}
     places = dict.fromkeys(key[:2] for key in total)
     by_draw = {place: {key[2]: harm for key, harm in whole.items() if key[:2] == place} for place in places}
-    made = [spot for place in places if (spot := _spot(study, *place, by_draw[place], weights))]
+    made = [
+        spot
+        for place, harms in by_draw.items()
+        if (spot := _spot(study, *place, harms, weights.get(_compared(place[0]), {})))
+    ]
     return made, len(places) - len(made)
+
+
+def _compared(setting: Setting) -> Setting:
+    """What the settings share that are held against one another: all but the regulariser."""
+    return replace(rule_of(setting), regularizer="")
+
+
+def _drawn(draws: Sequence[str]) -> dict[str, Array]:
+    """How often each draw of edits is there as measured (once), and in each resample: (1 + RESAMPLES,)."""
+    counts = np.concatenate([np.ones((1, len(draws))), compare.resamples(len(draws), stream=1)])
+    return dict(zip(draws, counts.T, strict=True))
 
 
 def _harms(panel: Panel, settings: Sequence[Setting], measure: str, stream: int) -> dict[Key, Array]:

@@ -64,12 +64,17 @@ def labels(settings: Sequence[Setting]) -> dict[Setting, str]:
 
 
 def _apart(setting: Setting, twins: Sequence[Setting]) -> str:
-    """Where the settings of a method differ between twins: "v_lr 0.5", "no cache", "edits zsre"."""
+    """Where the settings of a method differ between twins: "v_lr 0.5", "no cache", "edits zsre".
+
+    One thing, if it tells all of them apart (the edits do that best), else up to three.
+    """
     flat = {twin: _flat(json.loads(twin.details)) for twin in twins}
-    keys = sorted({key for values in flat.values() for key in values})
-    differing = [key for key in keys if len({str(values.get(key)) for values in flat.values()}) > 1]
-    named = flat[setting] | ({"edits": setting.source} if len({twin.source for twin in twins}) > 1 else {})
-    return ", ".join(_option(key, named.get(key), 12) for key in differing[:3])
+    if len({twin.source for twin in twins}) > 1:
+        flat = {twin: values | {"edits": twin.source} for twin, values in flat.items()}
+    keys = sorted({key for values in flat.values() for key in values}, key=lambda key: (key != "edits", key))
+    kinds = {key: len({str(values.get(key)) for values in flat.values()}) for key in keys}
+    telling = [key for key in keys if kinds[key] == len(twins)][:1] or [key for key in keys if kinds[key] > 1][:3]
+    return ", ".join(_option(key, flat[setting].get(key), 12) for key in telling)
 
 
 def _option(name: str, value: object, digits: int | None = None) -> str:

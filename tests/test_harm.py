@@ -155,9 +155,11 @@ def test_p_is_corrected_for_regularisers_and_measures() -> None:
 # --- from result files ---------------------------------------------------------------------------------------------
 
 
-def run(root: Path, count: int, rule: tuple[str, float] | None, hold: float, harm: float, draw: int = 0) -> None:
+def run(
+    root: Path, count: int, rule: tuple[str, float] | None, hold: float, harm: float, draw: int = 0, lr: float = 0.5
+) -> None:
     for task in ("NLI", "dialogue"):
-        edited = Edited(count, "MEMIT", "Batch-Sequential", rule, 10, draw, 0, hold=hold)
+        edited = Edited(count, "MEMIT", "Batch-Sequential", rule, 10, draw, 0, lr, hold)
         make(root, task, 0.5, edited, harm=harm)
 
 
@@ -207,6 +209,16 @@ def test_numbers_of_edits_of_one_draw_are_paired(tmp_path: Path) -> None:
     wide = np.percentile(spot.harm, 97.5) - np.percentile(spot.harm, 2.5)
     assert equal.difference.high - equal.difference.low < wide / 2
     assert equal.significant and equal.difference.low > 0
+
+
+def test_draws_of_other_settings_play_no_part(tmp_path: Path) -> None:
+    """Two settings of the method, each with a draw of its own, resampled by itself: both have an interval."""
+    for draw, lr in ((0, 0.1), (1, 0.5)):
+        run(tmp_path, 10, None, 0.9, 0.2, draw, lr)
+        run(tmp_path, 20, ("rect", 0.4), 0.45, 0.4, draw, lr)
+    found = [e.difference for e in balance(study(tmp_path), MEMIT).at_most() if e.measure == DRIFT]
+    assert len(found) == 2
+    assert all(difference and 0 < difference.low <= difference.high for difference in found)
 
 
 def test_older_results_have_none(tmp_path: Path) -> None:

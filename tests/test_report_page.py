@@ -288,6 +288,11 @@ def test_labels_say_what_is_on_and_which_facts() -> None:
         "no regulariser (edits zsre)",
         "no regulariser (edits counterfact)",
     ]
+    others = replace(others, details='{"hparams": {"context_templates": ["{}"]}, "edits": "77aa"}')
+    assert list(words.labels([plain, others]).values()) == [
+        "no regulariser (edits zsre)",
+        "no regulariser (edits counterfact)",
+    ], "one thing is enough"
     fed = replace(RECT, parameters='{"feedback": true, "every_few": 3}')
     assert words.rule(fed) == "RECT 40 %, feedback, every few 3"
 
