@@ -105,22 +105,19 @@ def drawn(rows: Sequence[Masked]) -> Figure:
 
     A line joins those that do nothing but edit less.
     """
-    figure = Figure(figsize=(6.4, 3.2), layout="constrained")
-    ways = (("ratio", "tr(DCD') / |D|², mean over layers"), ("written", "tr(DCD'), sum over layers"))
+    figure = Figure(figsize=(8, 3), layout="constrained")
+    ways = (("ratio", "tr(DCD') / |D|², mean over layers"), ("written", "tr(DCD'), mean over layers"))
     for axes, (field, label) in zip(figure.subplots(1, 2, sharey=True), ways, strict=True):
         places = {}
         for i, row in enumerate(rows):
-            values = getattr(row, field)
-            places[row.rule] = (
-                statistics.mean(values) if field == "ratio" else sum(values),
-                statistics.mean(row.drift),
-            )
+            places[row.rule] = statistics.mean(getattr(row, field)), statistics.mean(row.drift)
             axes.plot(*places[row.rule], "osv^DPX*"[i % 8], label=f"{row.rule} ({row.held:.2f} held)")
         less = sorted(place for rule, place in places.items() if rule.startswith(("none", "scale")))
         axes.plot(*zip(*less, strict=True), color="0.8", lw=4, zorder=0)
-        axes.set_xlabel(label)
+        axes.set_xlabel(label, fontsize=8)
+        axes.tick_params(labelsize=7)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.axes[0].set_ylabel("drift, nats a token")
+    figure.axes[0].set_ylabel("drift, nats a token", fontsize=8)
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize=7, frameon=False)
     return figure
 

@@ -489,9 +489,9 @@ def test_what_the_page_says(page: str) -> None:
 
 
 def test_the_summary_comes_first_details_are_folded_and_provenance_is_last(page: str) -> None:
-    """Sentences, one figure of all tasks, harm at equal success; a sentence for each setting behind a fold."""
+    """Sentences, figures of all tasks by reference and text, harm at equal success; more sentences behind a fold."""
     top, foot = page[: page.index("<details")], page[page.index("<footer>") :]
-    assert top.count("<figure") == 2 and top.count("<table>") == 2
+    assert top.count("<figure") == 3 and top.count("<table>") == 2
     summary = top[: top.index("<figure")]
     for said in ("What was run: 8 tasks", "What ROME broke first", "What saved it from ROME: RECT does less harm than"):
         assert f"<li>{said}" in summary, said

@@ -91,6 +91,20 @@ def test_what_they_do_not_say(tables: study.Tables) -> None:
         tables.at("MEMIT", "none", 10).rows("drift")
 
 
+def test_what_a_mask_writes_is_a_mean_over_layers_or_tasks(tmp_path: Path) -> None:
+    file = tmp_path / "masks.csv"
+    rows = [("none", "ratio", 5, 0.5), ("none", "ratio", 6, 1.5), ("scale:keep=0.8", "ratio", 5, 3.0)]
+    write(
+        file,
+        ("rule", "measure", "of", "value"),
+        [dict(zip(("rule", "measure", "of", "value"), r, strict=True)) for r in rows],
+    )
+    masks = study.Masks(file)
+    assert (masks.mean("none", "ratio"), masks.mean("scale:keep=0.8", "ratio")) == (1.0, 3.0)
+    with pytest.raises(LookupError, match="no drift of none"):
+        masks.mean("none", "drift")
+
+
 def test_the_readme_has_its_table_and_its_figure() -> None:
     page, readme = ((folder / "README.md").read_text(encoding="utf-8") for folder in (HERE, ROOT))
     top = readme[: readme.index("## Two commands")]

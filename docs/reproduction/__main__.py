@@ -1,4 +1,4 @@
-"""The study's page: page.jinja, its numbers filled in from the report's tables, makes README.md.
+"""The study's page: page.jinja, its numbers filled in from the report's tables and masks.csv, makes README.md.
 
 python -m docs.reproduction
 """
@@ -145,6 +145,23 @@ class Tables:
         return row
 
 
+class Masks:
+    """The table of `python -m benchmarks.masks`."""
+
+    def __init__(self, file: Path) -> None:
+        self.rows = list(csv.DictReader(file.open(encoding="utf-8")))
+
+    def mean(self, rule: str, measure: str) -> float:
+        """Over the layers (ratio, written), the tasks (drift), or of the edits (reliability).
+
+        Raises LookupError if there is none.
+        """
+        found = [float(row["value"]) for row in _where(self.rows, {"rule": rule, "measure": measure})]
+        if not found:
+            raise LookupError(f"masks.csv has no {measure} of {rule}")
+        return mean(found)
+
+
 def _columns(rule: str) -> dict[str, str]:
     return dict(zip(("regularizer", "keep", "parameters"), RULES[rule], strict=True))
 
@@ -178,7 +195,7 @@ def figure(name: str, study: int = 0) -> str:
 
 
 def rendered(template: str, **given: Any) -> str:
-    """The page's text; `given` is what it asks: `t`, the tables.
+    """The page's text; `given` is what it asks: `t`, the report's tables, and `masks`.
 
     Raises UserError with the template's line if a sentence is not so, or if the tables lack what it asks for.
     """
@@ -196,7 +213,8 @@ def rendered(template: str, **given: Any) -> str:
 
 def page() -> str:
     """As it must be."""
-    return rendered(TEMPLATE.read_text(encoding="utf-8"), t=Tables(HERE / "report"))
+    template = TEMPLATE.read_text(encoding="utf-8")
+    return rendered(template, t=Tables(HERE / "report"), masks=Masks(HERE / "masks.csv"))
 
 
 def main() -> None:
