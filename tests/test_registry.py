@@ -104,9 +104,9 @@ def make(name: str, lm: LM, folder: Path) -> Any:
     return EDITORS[name](lm, hp)
 
 
-@pytest.fixture(params=(*CONFIGS, *OTHERS))
-def lm(request: pytest.FixtureRequest) -> LM:
-    return tiny(request.param)
+@pytest.fixture
+def lm(any_lm: LM) -> LM:
+    return any_lm
 
 
 def batch_for(editor: Any, edits: list[Edit]) -> list[Edit]:
@@ -117,13 +117,13 @@ each_editor = pytest.mark.parametrize("name", EDITORS)
 WAYS = ("ROME", "KN", "MEND", "FT-L")
 """Each goes through the blocks of a family in a way of its own; the others share theirs."""
 everywhere = pytest.mark.parametrize(
-    ("name", "lm"),
+    ("name", "any_lm"),
     [
         pytest.param(name, family, marks=() if name in WAYS or family == "llama" else pytest.mark.slow)
         for name in EDITORS
         for family in (*CONFIGS, *OTHERS)
     ],
-    indirect=["lm"],
+    indirect=["any_lm"],
 )
 """Each editor on a model of each family: of those that share a way, all families but one in soak."""
 

@@ -402,7 +402,7 @@ def test_published_curves() -> None:
 # --- the page ------------------------------------------------------------------------------------------------------
 
 PICTURES = 16
-"""Of the whole study: all tasks, equal success, six of MEMIT, six of ROME, the trade-off."""
+"""Of the whole study: all tasks by reference and by text, equal success, six of MEMIT, six of ROME, the trade-off."""
 VOID = {"meta", "img", "source", "br", "hr", "link", "input"}
 
 

@@ -189,8 +189,10 @@ def so(claim: bool) -> str:
 
 
 def figure(name: str, study: int = 0) -> str:
-    """The path of a figure of the report, from the page: `name` is how it ends. Raises IndexError if there is none."""
+    """The path of a figure of the report, from the page: `name` is how it ends. Raises LookupError if there is none."""
     found = sorted((HERE / "report/figures").glob(f"*-{name}.png"))
+    if study >= len(found):
+        raise LookupError(f"{len(found)} figures *-{name}.png in the report")
     return found[study].relative_to(HERE).as_posix()
 
 
