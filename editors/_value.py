@@ -22,6 +22,7 @@ from core.errors import UserError
 from core.folders import of_project
 from core.hparams import added
 from core.lm.forward import Resumed
+from core.lm.graphs import Recording
 from core.lm.hooks import replaced, trace
 from core.lm.model import LM
 from core.lm.moments import Corpus
@@ -195,15 +196,14 @@ class Batch:
         return self.reads.row // self.rows_each
 
     @cached_property
-    def reads_each(self) -> Tensor:
-        """How many reads each edit has, (E,)."""
-        counts = [len(edit.target) * (self.rows_each - 1) for edit in self.edits]
-        return torch.tensor(counts, device=self.reads.row.device)
+    def mean(self) -> Tensor:
+        """What takes the mean of each edit's reads, (E, N): a GPU does products in one order, `index_add` in any."""
+        own = (torch.arange(len(self.edits), device=self.of.device).unsqueeze(1) == self.of).float()
+        return own / own.sum(1, keepdim=True)
 
     def nll(self, logp: Tensor) -> Tensor:
         """-log p of each edit's target, the mean over templates and tokens: (N, vocabulary) at the reads -> (E,)."""
-        sums = logp.new_zeros(len(self.edits)).index_add(0, self.of, self.reads.wanted(logp))
-        return -sums / self.reads_each
+        return -self.mean @ self.reads.wanted(logp)
 
     def likeliest(self, logp: Tensor) -> Tensor:
         """Whether each token of an edit's target is the likeliest in all templates: as for `nll`, -> (E,)."""
@@ -252,44 +252,79 @@ def optimise(
     An edit that has ended keeps its delta, and leaves the batch the next time that the device is asked who has: each
     step on a CPU, rarely on a GPU, which otherwise would stand still until its answer is here.
     """
-    norms = h0.float().norm(dim=1)  # (E,)
-    delta = torch.zeros_like(h0, dtype=torch.float32, requires_grad=True)
-    adam = torch.optim.Adam([delta], lr=hp.v_lr)
-    losses: list[Tensor] = []  # of each step, (E,)
-    steps = torch.zeros_like(norms, dtype=torch.long)  # (E,) that each edit took
-    active = torch.arange(len(h0), device=h0.device)  # (A,) the edits still in the batch
-    going = torch.ones_like(active, dtype=torch.bool)  # (A,) those of them that have not ended
-    unedited = None  # log-probabilities after the KL prompt, (A, vocabulary)
-    early = None if loss_layer == batch.lm.n_layers - 1 else loss_layer
-    patience, asked = Patience(hp.v_stop_after, len(h0), h0.device), ASKED.get(h0.device.type, ASKED["cuda"])
-    for step in range(hp.v_num_grad_steps):
-        with torch.enable_grad():
-            shift = delta[active]  # (A, d)
-            nll, after, told = _read(batch, point, path, shift, early)
-            unedited = after.detach() if unedited is None else unedited
-            kl = (after.exp() * (after - unedited)).sum(1)
-            wd = shift.norm(dim=1) / norms[active] ** 2
-            loss = nll + hp.kl_factor * kl + hp.v_weight_decay * wd  # (A,)
-        losses.append(torch.zeros_like(norms).index_put((active,), loss.detach()))
-        steps[active] += going
-        going = going & ~((loss.detach() < GOOD_ENOUGH) | patience.over(active, told))
-        if step == hp.v_num_grad_steps - 1:
-            break
-        kept = [e for e, on in enumerate(going.tolist()) if on] if (step + 1) % asked == 0 else range(len(active))
-        if not kept:
-            break
-        if len(kept) < len(active):
-            batch, rows = batch.some(kept)
-            point, unedited, loss = point.rows(rows), unedited[kept], loss[kept]
-            active, going = active[kept], going[kept]
-        adam.zero_grad()
-        (loss.where(going, 0).sum() * batch.lm.loss_scale).backward()
-        assert delta.grad is not None
-        delta.grad /= batch.lm.loss_scale
-        moved = torch.zeros_like(norms, dtype=torch.bool).index_put((active,), going)
-        _step(adam, delta, hp.clamp_norm_factor * norms, moved)
-    each = zip(torch.stack(losses, 1).tolist(), steps.tolist(), strict=True)
-    return Optimised(delta.detach(), [values[:count] for values, count in each])
+    return _Search(batch, point, path, h0, hp, None if loss_layer == batch.lm.n_layers - 1 else loss_layer).run()
+
+
+class _Search:
+    """What `optimise` does. All that a step changes stays where it is, so that a GPU can record it."""
+
+    def __init__(
+        self, batch: Batch, point: Resumed, path: str, h0: Tensor, hp: TargetSettings, loss_layer: int | None
+    ) -> None:
+        self.batch, self.point, self.path, self.hp, self.loss_layer = batch, point, path, hp, loss_layer
+        self.norms = h0.float().norm(dim=1)  # (E,)
+        self.delta = torch.zeros_like(h0, dtype=torch.float32, requires_grad=True)
+        self.adam = torch.optim.Adam([self.delta], lr=hp.v_lr, capturable=h0.is_cuda)
+        self.losses = self.norms.new_zeros(len(h0), hp.v_num_grad_steps)
+        self.taken = torch.zeros_like(self.norms, dtype=torch.long)  # (E,) steps
+        self.active = torch.arange(len(h0), device=h0.device)  # (A,) the edits still in the batch
+        self.going = torch.ones_like(self.active, dtype=torch.bool)  # (A,) those of them that have not ended
+        self.step = torch.zeros_like(self.active[:1])
+        self.unedited: Tensor | None = None  # log-probabilities after the KL prompt, (A, vocabulary)
+        self.patience = Patience(hp.v_stop_after, len(h0), h0.device)
+        self.asked = ASKED.get(h0.device.type, ASKED["cuda"])
+
+    @torch.enable_grad()
+    def run(self) -> Optimised:
+        recorder, last = self.batch.lm.recorder, self.hp.v_num_grad_steps - 1
+        recording = Recording(recorder)
+        for step in range(last):
+            recording(self._go)
+            if (step + 1) % self.asked:
+                continue
+            kept = [e for e, on in enumerate(self.going.tolist()) if on]
+            if not kept:
+                break
+            if len(kept) < len(self.active) and (recorder is None or 2 * len(kept) <= len(self.active)):
+                self._keep(kept)
+                recording = Recording(recorder)
+        else:
+            self._look()
+        each = zip(self.losses.tolist(), self.taken.tolist(), strict=True)
+        return Optimised(self.delta.detach(), [values[:count] for values, count in each])
+
+    def _go(self) -> None:
+        """One step of the edits that are going."""
+        loss = self._look()
+        if self.asked == 1 and not self.going.any():
+            return  # nothing is left to move
+        scaled = loss.where(self.going, 0).sum() * self.batch.lm.loss_scale
+        (gradient,) = torch.autograd.grad(scaled, self.delta)
+        self.delta.grad = gradient / self.batch.lm.loss_scale
+        moved = torch.zeros_like(self.norms, dtype=torch.bool).index_put((self.active,), self.going)
+        _step(self.adam, self.delta, self.hp.clamp_norm_factor * self.norms, moved)
+
+    def _look(self) -> Tensor:
+        """The loss of each edit in the batch, (A,), which is noted; those that it is good enough for have ended."""
+        hp, shift = self.hp, self.delta[self.active]  # (A, d)
+        nll, after, told = _read(self.batch, self.point, self.path, shift, self.loss_layer)
+        self.unedited = after.detach() if self.unedited is None else self.unedited
+        kl = (after.exp() * (after - self.unedited)).sum(1)
+        wd = shift.norm(dim=1) / self.norms[self.active] ** 2
+        loss: Tensor = nll + hp.kl_factor * kl + hp.v_weight_decay * wd  # (A,)
+        now = loss.detach()
+        self.losses.index_put_((self.active, self.step), now)
+        self.taken.index_add_(0, self.active, self.going.long())
+        self.going &= ~((now < GOOD_ENOUGH) | self.patience.over(self.active, told))
+        self.step += 1
+        return loss
+
+    def _keep(self, kept: list[int]) -> None:
+        """Go on with these of the edits alone."""
+        assert self.unedited is not None
+        self.batch, rows = self.batch.some(kept)
+        self.point, self.unedited = self.point.rows(rows), self.unedited[kept]
+        self.active, self.going = self.active[kept], self.going[kept]
 
 
 def anchored(delta: Tensor, v0: Tensor, hp: TargetSettings) -> tuple[Tensor, list[float]]:

@@ -1,16 +1,19 @@
 """core.lm.generate: batching changes no answer, prompts are cut on the left, greedy is greedy, memory may run out."""
 
+from itertools import chain, pairwise
 from typing import Any
 
 import pytest
 import torch
 from conftest import FAMILIES, WINDOWS, tiny
+from pretend import Played
 from tokenizers import pre_tokenizers
 
 from core.errors import UserError
-from core.lm import generate
+from core.lm import begun, generate
 from core.lm.batches import in_batches
-from core.lm.begun import Begun, Prefix, begin, shared_prefix
+from core.lm.begun import Begun, Prefix, Roomy, begin, shared_prefix
+from core.lm.forward import stored
 from core.lm.generate import complete, fit, greedy, sample, until
 from core.lm.model import LM
 from core.lm.reads import log_probabilities
@@ -121,6 +124,28 @@ def test_rows_that_have_ended_leave_the_batch(family: str, monkeypatch: pytest.M
     assert len({*going}) > 2, "they end at different steps"
     going = going[: going.index(0)] if 0 in going else going
     assert len(went) == len(going) and all(n <= max(2 * still - 1, 1) for n, still in zip(went, going, strict=True))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_step_can_be_recorded(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With room for what is to come every step is the same computation in the same place, and says the same."""
+    lm, new, places = tiny(family), 12, []
+    lm.model.generation_config.eos_token_id = list(range(0, lm.model.config.vocab_size, 9))
+    wanted = complete(lm, PROMPTS, new)
+    assert len({*(len(completion.text) for completion in wanted)}) > 2, "they end at different steps"
+    advance = Roomy._advance
+
+    def watched(self: Any) -> None:
+        advance(self)
+        held = [self.ids, self.mask, self.positions, self.last, self.at, *chain(*stored(self.cache))]
+        places.append((len(self.ids), [x.data_ptr() for x in held]))
+
+    monkeypatch.setattr(LM, "recorder", property(lambda self: object()))
+    monkeypatch.setattr(begun, "Recording", Played)
+    monkeypatch.setattr(Roomy, "_advance", watched)
+    assert complete(lm, PROMPTS, new) == wanted
+    assert len(places) > 5
+    assert all(a[1] == b[1] for a, b in pairwise(places) if a[0] == b[0])
 
 
 def test_what_is_said_and_how_likely_the_answer_is_come_from_one_pass(lm: LM, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,9 +15,13 @@ from test_registry import EDITORS, batch_for, make
 from torch import Tensor
 
 from core import hparams
+from core.lm.begun import begin
+from core.lm.fused import fuse_
 from core.lm.generate import complete
+from core.lm.likelihood import Asked
 from core.lm.load import load
 from core.lm.model import LM
+from core.lm.tokens import encode_all
 from core.lm.weights import add_
 from core.registry import discover
 from experiment.quality import probe
@@ -72,8 +76,56 @@ def test_a_device_says_the_same(family: str, device: str, edits) -> None:
     )
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_recorded_says_the_same(family: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With rows that end on the way, and without a recorder."""
+    lm = tiny(family)
+    lm.model.to(device)
+    lm.model.generation_config.eos_token_id = list(range(0, lm.model.config.vocab_size, 9))
+    found = complete(lm, PROMPTS, 24)
+    monkeypatch.setattr(LM, "recorder", property(lambda self: None))
+    assert found == complete(lm, PROMPTS, 24)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_fused_parts_compute_the_same(family: str, device: str) -> None:
+    lm = tiny(family)
+    lm.model.to(device)
+    weights, parts = lm.model.state_dict(), {type(module) for module in lm.model.modules()}
+    rows = encode_all(lm, PROMPTS)
+    wanted = begin(lm, rows).logits
+    fuse_(lm.model)
+    torch.testing.assert_close(begin(lm, rows).logits, wanted, rtol=1e-4, atol=1e-5)
+    assert parts != {type(module) for module in lm.model.modules()}, "nothing was fused"
+    assert all(torch.equal(weights[name], tensor) for name, tensor in lm.model.state_dict().items())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_same_twice(family: str, dtype: str, device: str, edits, tmp_path: Path) -> None:
+    """The same completions, to the bit the same measures and updates: in one process, one after the other."""
+    lm = tiny(family)
+    lm.model.to(device, getattr(torch, dtype))
+    asked = [Asked(text=True, references=((5, 6, 7),))] * len(PROMPTS)
+    editors = [make(name, lm, tmp_path) for name in ("ROME", "MEMIT", "KN")]
+    first, again = (
+        (complete(lm, PROMPTS, 24, asked=asked), [editor.deltas(batch_for(editor, edits))[0] for editor in editors])
+        for _ in range(2)
+    )
+    assert first[0] == again[0]
+    for one, other in zip(first[1], again[1], strict=True):
+        assert all(torch.equal(one[name], other[name]) for name in one)
+
+
 STEPS = {"FT-L", "FT-M", "LocFT-BF", "LoRA"}
 """What takes steps of Adam: as long as the rate says, even where rounding turns the sign of a small gradient."""
+
+
+def far_from_all(scores: Tensor) -> float:
+    """A threshold over which rounding moves no neuron: in the middle of the widest gap between the largest scores."""
+    largest = (scores / scores.max()).flatten().sort(descending=True).values[:20]
+    at = int((largest[:-1] - largest[1:]).argmax())
+    return float(largest[at] + largest[at + 1]) / 2
 
 
 @pytest.mark.parametrize(("dtype", "near"), [("bfloat16", 0.05), ("float16", 0.01)])
@@ -83,6 +135,8 @@ def test_half_precision(name: str, dtype: str, near: float, device: str, edits, 
     lm = tiny("gpt2")
     editor = make(name, lm, tmp_path)
     batch = batch_for(editor, edits)
+    if name == "KN":
+        editor.hp = dataclasses.replace(editor.hp, adaptive_threshold=far_from_all(editor.scores(batch[0])))
     here = editor.deltas(batch)[0]
     lm.model.to(device, getattr(torch, dtype))
     there = EDITORS[name](lm, editor.hp).deltas(batch)[0]

@@ -3,17 +3,19 @@
 That it finds what the originals and the naive twins find is in test_rome, test_memit, test_golden and test_spread.
 """
 
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 import torch
-from conftest import tiny
-from pretend import Placed, pretended
+from conftest import FAMILIES, tiny
+from pretend import READS, Placed, Played, pretended
 from tiny_settings import TARGET, corpus
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from core.lm.model import LM
 from editors import _value
 from editors._value import Patience, _clamped, anchored, optimise
 from editors.memit import MEMIT, MEMITSettings
@@ -43,6 +45,37 @@ def test_edits_that_end_may_be_asked_for_rarely(every: int, edits, tmp_path, mon
         torch.testing.assert_close(found[name], delta, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_step_can_be_recorded(family: str, edits, tmp_path, monkeypatch) -> None:
+    """It asks the device nothing and leaves everything in its place, and finds what it finds without a recorder."""
+    editor = MEMIT(tiny(family), settings(tmp_path))
+    losses = editor.deltas(edits)[1]["loss_last"]
+    monkeypatch.setattr(_value, "GOOD_ENOUGH", sorted(losses)[len(losses) // 2] * 1.01)
+    wanted, notes = editor.deltas(edits)
+    places, look, step = [], _value._Search._look, _value._step
+
+    def stepped(*args: Any) -> None:
+        with torch._C.DisableTorchFunction():  # on a CPU Adam reads the number of its steps
+            step(*args)
+
+    def watched(self: Any) -> Tensor:
+        loss = look(self)
+        state = [x.data_ptr() for x in (self.delta, self.losses, self.taken, self.active, self.going, self.step)]
+        places.append((self, len(self.active), state))
+        return loss
+
+    monkeypatch.setattr(LM, "recorder", property(lambda self: object()))
+    monkeypatch.setattr(_value, "Recording", Played)
+    monkeypatch.setattr(_value._Search, "_look", watched)
+    monkeypatch.setattr(_value, "_step", stepped)
+    monkeypatch.setitem(_value.ASKED, "cpu", 5)
+    found, noted = editor.deltas(edits)
+    assert noted["forwards"] == notes["forwards"] and len(places) > 10
+    assert all(a[2] == b[2] for a, b in pairwise(places) if a[:2] == b[:2])
+    for name, delta in wanted.items():
+        torch.testing.assert_close(found[name], delta, rtol=1e-4, atol=1e-6)
+
+
 def test_the_norm_anchor_of_nas(edits, tmp_path) -> None:
     """Every v* is scaled to one length, up or down, z by as much; what is far longer is left out."""
     lm = tiny("llama")
@@ -65,9 +98,6 @@ def test_what_v_norm_adds_by_hand() -> None:
     assert lengths == [5.0, 2.0, 20.0]
     torch.testing.assert_close(added, torch.tensor([[-0.6, 3.2], [0.0, 3.0], [0.0, 0.0]]))
     assert anchored(delta, v0, cast(Any, SimpleNamespace(v_norm=None)))[0] is delta
-
-
-READS = (Tensor.tolist, Tensor.item, Tensor.__bool__, Tensor.__int__, Tensor.__float__, Tensor.nonzero, Tensor.cpu)
 
 
 class Waiting(TorchFunctionMode):

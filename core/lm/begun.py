@@ -4,14 +4,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import takewhile
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad as columns
 from transformers import Cache, DynamicCache
 
-from core.lm.forward import Frozen, Growing, KeysValues, states_behind, stored
+from core.lm.forward import Fixed, Frozen, Growing, KeysValues, states_behind, stored, visible
+from core.lm.graphs import Recording
 from core.lm.model import LM
 from core.lm.tokens import Padded, Row, pad
 
@@ -68,6 +69,8 @@ class Begun:
     positions: Tensor
     last: Tensor
     cache: Cache
+    PAYS: ClassVar[int] = 1
+    """How many steps have to follow for rows that have ended to be left behind."""
 
     @cached_property
     def logits(self) -> Tensor:
@@ -89,6 +92,13 @@ class Begun:
         self.cache = Cache(layers=layers)
         vars(self).pop("logits", None)
 
+    def going_on(self, tokens: int) -> "Begun":
+        """The same with room for so many more tokens behind every row, where that makes their steps faster."""
+        width = self.mask.shape[1] + tokens
+        if self.lm.recorder is None or tokens < Roomy.PAYS or (self.lm.window and width > self.lm.window):
+            return self
+        return Roomy(self, tokens)
+
     def behind(self, index: Sequence[int], rows: Sequence[Row]) -> Tensor:
         """Final hidden states of `rows`, the j-th of them behind row `index[j]`: (len(rows), columns, d).
 
@@ -100,6 +110,44 @@ class Begun:
         return states_behind(
             self.lm, Padded(new.ids, mask, self.positions[at] + 1 + new.positions), Cache(layers=layers)
         )
+
+
+class Roomy(Begun):
+    """With columns for the tokens to come: every step is the same computation in the same place, which is recorded."""
+
+    PAYS = 6
+
+    def __init__(self, begun: Begun, tokens: int) -> None:
+        width, mask = begun.mask.shape[1], columns(begun.mask, (0, tokens))
+        self.at = torch.tensor([width], device=mask.device)  # the column of the next token
+        layers: list[Any] = []
+        for i in range(len(begun.cache.layers)):
+            k, v = (columns(kv, (0, 0, 0, tokens)) for kv in stored(begun.cache)[i])
+            begun.cache.layers[i] = Growing(k[:, :, :width], v[:, :, :width])  # so that memory holds them once
+            layers.append(Fixed(k, v, self.at))
+        super().__init__(begun.lm, mask, begun.positions.clone(), begun.last.clone(), Cache(layers=layers))
+        self._settle()
+
+    def _settle(self) -> None:
+        self.ids, self.recording = torch.empty_like(self.positions), Recording(self.lm.recorder)
+
+    def step(self, ids: Tensor) -> None:
+        self.ids.copy_(ids)
+        self.recording(self._advance)
+        vars(self).pop("logits", None)
+
+    def _advance(self) -> None:
+        self.mask.index_fill_(1, self.at, 1)
+        self.positions += 1
+        mask = visible(self.lm, self.mask, self.mask.shape[1] - 1)  # what is not in use yet is padding
+        self.last.copy_(states_behind(self.lm, Padded(self.ids, mask, self.positions), self.cache)[:, -1])
+        self.at += 1
+
+    def keep(self, rows: Tensor) -> None:
+        super().keep(rows)
+        layers: list[Any] = [Fixed(k, v, self.at) for k, v in stored(self.cache)]
+        self.cache = Cache(layers=layers)
+        self._settle()
 
 
 PIECE = {"cpu": 1024, "cuda": 65536}

@@ -10,10 +10,12 @@ compares with the whole model.
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
@@ -27,16 +29,39 @@ def final_states(lm: LM, tokens: Padded) -> Tensor:
     return states_behind(lm, tokens, None)
 
 
+KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+"""Of attention. cuDNN's adds up in another order from call to call, and takes seconds for each new shape."""
+
+
 def states_behind(lm: LM, tokens: Padded, cache: Cache | None) -> Tensor:
-    """Final hidden states of `tokens`, behind what `cache` holds, to which it adds their keys and values."""
-    hidden: Tensor = lm.model.base_model(
-        input_ids=tokens.ids,
-        attention_mask=tokens.mask,
-        position_ids=tokens.positions,
-        past_key_values=cache,
-        use_cache=cache is not None,
-    ).last_hidden_state
+    """Final hidden states of `tokens`, behind what `cache` holds, to which it adds their keys and values.
+
+    Their mask is that of the padding, (rows, columns), or what `visible` made.
+    """
+    with sdpa_kernel(KERNELS):
+        hidden: Tensor = lm.model.base_model(
+            input_ids=tokens.ids,
+            attention_mask=tokens.mask,
+            position_ids=tokens.positions,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        ).last_hidden_state
     return hidden
+
+
+def visible(lm: LM, mask: Tensor, start: int) -> Tensor:
+    """The mask of attention for the columns from `start` on, ready-made where the model takes it so.
+
+    `mask` (rows, columns) is that of the padding; (rows, 1, columns - start, columns), of what attention adds or of
+    what it sees.
+    """
+    if not lm.takes_masks:
+        return mask
+    at = torch.arange(mask.shape[1], device=mask.device)
+    seen = mask.bool()[:, None, None, :] & (at <= at[start:, None])
+    if lm.model.config._attn_implementation == "sdpa":
+        return seen
+    return torch.zeros_like(seen, dtype=lm.model.dtype).masked_fill(~seen, torch.finfo(lm.model.dtype).min)
 
 
 class Growing(DynamicLayer):
@@ -44,8 +69,22 @@ class Growing(DynamicLayer):
 
     def __init__(self, keys: Tensor, values: Tensor) -> None:
         super().__init__()
-        self.lazy_initialization(keys, values)
         self.keys, self.values = keys, values
+        self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        assert self.keys is not None and self.values is not None
+        self.keys, self.values = _joined(self.keys, key_states), _joined(self.values, value_states)
+        return self.keys, self.values
+
+
+def _joined(old: Tensor, new: Tensor) -> Tensor:
+    """The columns of `new` behind those of `old`. On a GPU `cat` is slow with operands that are views, as these are."""
+    columns = old.shape[-2]
+    both = new.new_empty(*new.shape[:2], columns + new.shape[-2], new.shape[-1])
+    both[:, :, :columns] = old
+    both[:, :, columns:] = new
+    return both
 
 
 class Frozen(Growing):
@@ -54,6 +93,25 @@ class Frozen(Growing):
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         assert self.keys is not None and self.values is not None
         return torch.cat([self.keys, key_states], -2), torch.cat([self.values, value_states], -2)
+
+
+class Fixed(Growing):
+    """One that has all its columns already: what is new is written into column `at` (1,), and nothing ever moves.
+
+    Which columns are in use only the mask of attention says.
+    """
+
+    def __init__(self, keys: Tensor, values: Tensor, at: Tensor) -> None:
+        super().__init__(keys, values)
+        self.at = at
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        assert self.keys is not None and self.values is not None
+        return self.keys.index_copy_(-2, self.at, key_states), self.values.index_copy_(-2, self.at, value_states)
+
+    def get_seq_length(self) -> int:
+        """So that one new token sees all columns."""
+        return super().get_seq_length() - 1
 
 
 KeysValues = tuple[tuple[Tensor, Tensor], ...]
@@ -79,7 +137,13 @@ class Resumed:
     def run(self) -> Tensor:
         """Final hidden states (rows, columns, d), after the model's last norm. Differentiable."""
         with _entered(self):
-            return states_behind(self.lm, self.tokens, Cache(layers=[Frozen(k, v) for k, v in self.prefix]))
+            return states_behind(self.lm, self._seen, Cache(layers=[Frozen(k, v) for k, v in self.prefix]))
+
+    @cached_property
+    def _seen(self) -> Padded:
+        """The tokens with the mask of attention, which is the same in every run."""
+        start = self.tokens.mask.shape[1] - self.tokens.ids.shape[1]
+        return replace(self.tokens, mask=visible(self.lm, self.tokens.mask, start))
 
     def rows(self, index: Tensor) -> "Resumed":
         """The same for some of the rows, or for one row several times."""

@@ -16,6 +16,8 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from core.errors import UserError
+from core.lm.fused import fuse_
+from core.lm.graphs import Recorder
 
 OFFLINE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 """For every loader of transformers: nothing from the network, no code out of a model's folder."""
@@ -98,6 +100,9 @@ class LM:
         self.folder = folder
         self.paths = paths_of(model.config, name)
         self._fingerprint = fingerprint
+        self._recorder: Recorder | None = None
+        if self._on_one_gpu:
+            fuse_(self.model)
 
     @property
     def device(self) -> torch.device:
@@ -111,6 +116,24 @@ class LM:
         float16 ends at 6e-8, where gradients are 0; the other types reach as far down as float32.
         """
         return 1024.0 if self.model.dtype == torch.float16 else 1.0
+
+    @property
+    def _on_one_gpu(self) -> bool:
+        return self.device.type == "cuda" and getattr(self.model, "hf_device_map", None) is None
+
+    @property
+    def recorder(self) -> Recorder | None:
+        """Records what this model does again and again; None where that cannot be recorded.
+
+        On a CPU, or spread over several devices; where attention or position angles ask the device for numbers.
+        """
+        config, rope = self.model.config, getattr(self.model.config, "rope_parameters", None) or {}
+        attention = config._attn_implementation == "sdpa" or self.takes_masks
+        if not self._on_one_gpu or not attention or rope.get("rope_type") in ("dynamic", "longrope"):
+            return None
+        if self._recorder is None:
+            self._recorder = Recorder(self.device)
+        return self._recorder
 
     @property
     def n_layers(self) -> int:
@@ -134,6 +157,11 @@ class LM:
         """How many columns back attention reaches in some layers, None where it reaches to the first in all."""
         kinds = getattr(self.model.config, "layer_types", None) or ["sliding_attention"]
         return getattr(self.model.config, "sliding_window", None) if "sliding_attention" in kinds else None
+
+    @property
+    def takes_masks(self) -> bool:
+        """Whether all layers take one and the same mask of attention, ready-made."""
+        return self.window is None and self.model.config._attn_implementation in ("sdpa", "eager")
 
     @property
     def vocabulary(self) -> int:

@@ -1,0 +1,38 @@
+"""core.lm.graphs: who records, and on a GPU that what is played back is what was recorded."""
+
+from functools import partial
+
+import pytest
+import torch
+from conftest import tiny
+
+from core.lm.graphs import Recorder, Recording
+
+
+def test_who_records() -> None:
+    lm = tiny("llama")
+    assert lm.recorder is None
+    if not torch.cuda.is_available():
+        return
+    lm.model.to("cuda")
+    assert lm.recorder is not None and lm.recorder is lm.recorder
+    lm.model.config._attn_implementation = "flash_attention_2"
+    assert lm.recorder is None
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_what_is_played_back() -> None:
+    """Python runs twice, the device at every call; two recordings do not get in each other's way."""
+    recorder, counts, ran = Recorder(torch.device("cuda")), torch.zeros(2, 1000, device="cuda"), [0, 0]
+
+    def work(i: int) -> None:
+        ran[i] += 1
+        counts[i] += (counts[i] + 1).square() - counts[i].square() - 2 * counts[i]  # 1, through temporary memory
+
+    both = [Recording(recorder), Recording(recorder)]
+    for _ in range(5):
+        for i, recording in enumerate(both):
+            recording(partial(work, i))
+    both[1](partial(work, 1))
+    assert ran == [2, 2] and counts[0].tolist() == [5] * 1000 and counts[1].tolist() == [6] * 1000
