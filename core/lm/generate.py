@@ -11,7 +11,7 @@ from core.lm.batches import in_batches
 from core.lm.begun import Begun, begin, shared_prefix
 from core.lm.likelihood import Asked, Expected, Reading, logp_behind
 from core.lm.model import LM
-from core.lm.tokens import Row, continuation, decode, encode
+from core.lm.tokens import Row, continuation, decode, encode_all
 from core.types import Completion
 
 REFERENCE = 64
@@ -85,7 +85,7 @@ def _fitted(
     lm: LM, prompts: Sequence[str], max_new_tokens: int, asked: Sequence[Asked]
 ) -> tuple[list[Row], list[bool], list[Asked]]:
     """Prompts with room for the new tokens, which of them had to be cut, and as much of the references as is read."""
-    fitted = [fit(lm, encode(lm, prompt), max_new_tokens) for prompt in prompts]
+    fitted = [fit(lm, row, max_new_tokens) for row in encode_all(lm, prompts)]
     short = [
         replace(each, references=tuple(text[: min(REFERENCE, lm.context - len(row))] for text in each.references))
         for each, (row, _) in zip(asked, fitted, strict=True)
@@ -181,6 +181,7 @@ def _continued(
     rows = torch.arange(len(begun.last), device=lm.device)  # those still in the batch
     going = torch.ones_like(rows, dtype=torch.bool)
     finite, columns = going.clone(), []
+    begun = begun.going_on(max(most) - 1)
     while True:
         best = begun.logits.max(-1)
         chosen = best.indices.to(lm.device)
@@ -194,7 +195,8 @@ def _continued(
         left = int(going.sum())
         if not left:
             break
-        if 2 * left <= len(rows):  # at most twice as many rows go through as are needed, and few copies are made
+        # at most twice as many rows go through as are needed, and few copies are made
+        if 2 * left <= len(rows) and max(most) - len(columns) >= begun.PAYS:
             rows, chosen = rows[going], chosen[going]
             begun.keep(going.nonzero().squeeze(1))
             going = going[going]
@@ -220,7 +222,7 @@ def sample(lm: LM, rows: Sequence[Row], new_tokens: int, choose: Callable[[Tenso
 
     The logits are float32 on the model's device.
     """
-    begun, drawn = begin(lm, rows), []
+    begun, drawn = begin(lm, rows).going_on(new_tokens - 1), []
     while True:
         drawn.append(choose(begun.logits).to(lm.device))
         if len(drawn) == new_tokens:

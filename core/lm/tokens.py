@@ -26,6 +26,14 @@ def encode(lm: LM, text: str) -> Row:
     return ids[: len(ids) - lm.tokens_behind]
 
 
+def encode_all(lm: LM, texts: Sequence[str]) -> list[Row]:
+    """`encode` of each text. Together, because a tokenizer has threads of its own for many."""
+    rows: list[Row] = lm.tokenizer([*texts], split_special_tokens=True)["input_ids"] if texts else []
+    for text, ids in zip(texts, rows, strict=True):
+        _checked(lm, text, ids)
+    return [ids[: len(ids) - lm.tokens_behind] for ids in rows]
+
+
 def continuation(lm: LM, text: str, most: int | None = None) -> Row:
     """Ids of `text` as it continues a prompt; with `most`, no more than so many, else UserError for a text too long.
 
@@ -45,7 +53,10 @@ def continuation(lm: LM, text: str, most: int | None = None) -> Row:
 
 def _ids(lm: LM, text: str, **options: bool) -> Row:
     """What the tokenizer makes of `text`. UserError for a token that the model has no embedding for."""
-    ids: Row = lm.tokenizer(text, split_special_tokens=True, **options)["input_ids"]
+    return _checked(lm, text, lm.tokenizer(text, split_special_tokens=True, **options)["input_ids"])
+
+
+def _checked(lm: LM, text: str, ids: Row) -> Row:
     if max(ids, default=0) >= lm.vocabulary:
         raise UserError(
             f"{short(text.strip())} has token {max(ids)}, but '{lm.name}' has {lm.vocabulary} embeddings: "
