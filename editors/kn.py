@@ -20,7 +20,9 @@ before one backward pass. The update is applied once (there it is applied twice)
 """
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -35,6 +37,9 @@ from core.lm.weights import at_hand
 from core.types import Deltas, Edit, Editor, Notes
 
 TINY = torch.finfo(torch.float32).tiny
+TOGETHER = {"cpu": 1, "cuda": 16}
+"""Layers whose neurons are scored in one pass. Some rows then run through blocks that leave them as they were, but a
+GPU waits for launches, which are as many for one layer as for several."""
 
 
 @dataclass(frozen=True)
@@ -111,33 +116,40 @@ class KN(Editor):
         tokens, paths = pad(lm, rows), [lm.mlp_in(layer) for layer in range(lm.n_layers)]
         points, seen = resume(lm, tokens, range(lm.n_layers), tokens.ids.shape[1] - 1, *paths)
         answers = torch.tensor(wanted, device=lm.device)  # (prompts, answers each)
-        scores = []
-        for layer, path in enumerate(paths):
-            activations = seen[path].output[:, -1, : lm.key_width(layer)].float()  # (prompts, f)
-            gradients = self._gradients(points[layer], activations, answers)
-            scores.append((activations * gradients.to(activations)).sum(0) / self.hp.steps / len(old))
+        activations = [seen[path].output[:, -1, : lm.key_width(at)].float() for at, path in enumerate(paths)]
+        scores, size = [], TOGETHER.get(lm.device.type, TOGETHER["cuda"])
+        for first in range(0, lm.n_layers, size):
+            some = activations[first : first + size]  # (prompts, f) each
+            for each, gradients in zip(some, self._gradients(points[first], some, answers), strict=True):
+                scores.append((each * gradients).sum(0) / self.hp.steps / len(old))
         return torch.stack([score.to(lm.device) for score in scores])
 
-    def _gradients(self, point: Resumed, activations: Tensor, answers: Tensor) -> Tensor:
-        """Sum over the scaled copies of d sum_i P(answers_i) / d activation, per prompt: (prompts, f)."""
-        lm, path, prompts = self.lm, self.lm.mlp_in(point.layer), len(activations)
-        total = torch.zeros_like(activations)
-        for scales in torch.linspace(0, 1, self.hp.steps, device=activations.device).split(self.hp.batch_size):
+    def _gradients(self, point: Resumed, activations: Sequence[Tensor], answers: Tensor) -> list[Tensor]:
+        """Sum over the scaled copies of d sum_i P(answers_i) / d activation, per prompt: (prompts, f) for each layer.
+
+        `activations` (prompts, f) are those of the layers from `point.layer` on; each has scaled copies of its own.
+        """
+        lm, prompts = self.lm, len(activations[0])
+        totals = [torch.zeros_like(each) for each in activations]
+        for scales in torch.linspace(0, 1, self.hp.steps).split(self.hp.batch_size):
             row = torch.arange(prompts, device=point.hidden.device).repeat_interleave(len(scales))
-            scaled = torch.einsum("s,pf->psf", scales, activations).flatten(0, 1).requires_grad_()  # (copies, f)
-
-            def substituted(out: Tensor, scaled: Tensor = scaled) -> Tensor:
-                return torch.cat([scaled.to(out.dtype).unsqueeze(1), out[..., scaled.shape[1] :]], -1)
-
-            with torch.enable_grad(), replaced(lm.model, path, substituted):
-                chances = lm.logits(point.rows(row).run()[:, -1]).float().softmax(-1)  # (copies, vocabulary)
+            row = row.repeat(len(activations))
+            scaled = [
+                torch.einsum("s,pf->psf", scales.to(each), each).flatten(0, 1).requires_grad_() for each in activations
+            ]  # (copies, f) each
+            with torch.enable_grad(), ExitStack() as stack:
+                for at, copies in enumerate(scaled):
+                    path, rows = lm.mlp_in(point.layer + at), range(at * len(copies), (at + 1) * len(copies))
+                    stack.enter_context(replaced(lm.model, path, partial(_substituted, copies, rows)))
+                chances = lm.logits(point.rows(row).run()[:, -1]).float().softmax(-1)  # (rows, vocabulary)
                 wanted = chances.gather(1, answers[row.to(answers.device)].to(chances.device))
-                wanted = wanted.sum(1)  # (copies,)
+                wanted = wanted.sum(1)  # (rows,)
                 # A small P's gradient may be too small for the model's dtype; that of log P is 1 / P times as large.
-                gradient = torch.autograd.grad(wanted.clamp(min=TINY).log().sum(), scaled)[0]
-            gradient *= wanted.detach().to(gradient).unsqueeze(1)
-            total += gradient.view(prompts, len(scales), -1).sum(1)
-        return total
+                gradients = torch.autograd.grad(wanted.clamp(min=TINY).log().sum(), scaled)
+            chance = wanted.detach().chunk(len(activations))
+            for total, gradient, p in zip(totals, gradients, chance, strict=True):
+                total += (gradient * p.to(gradient).unsqueeze(1)).view(prompts, len(scales), -1).sum(1)
+        return totals
 
     def _new_row(self, edit: Edit) -> Tensor:
         """What is added to every neuron's row, (d,) float32."""
@@ -151,6 +163,12 @@ class KN(Editor):
     def _answer(self, edit: Edit, text: str) -> Row:
         with of_edit(edit):
             return target_ids(self.lm, text) if self.hp.prepend_space else continuation(self.lm, text)
+
+
+def _substituted(scaled: Tensor, rows: range, out: Tensor) -> Tensor:
+    """The output of a first projection, (rows, tokens, f or more), with `scaled` (copies, f) in place of some rows."""
+    own = out[rows.start : rows.stop, ..., scaled.shape[1] :]
+    return torch.cat([out[: rows.start], torch.cat([scaled.to(out).unsqueeze(1), own], -1), out[rows.stop :]])
 
 
 EDITOR = KN
