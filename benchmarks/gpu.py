@@ -31,6 +31,7 @@ from edit_sets.zsre import EDIT_SET
 from editors.mend.factors import layer_of, shapes_of
 from editors.mend.network import seeded
 from editors.mend.outcome import outcome
+from tests.reference import rome as naive
 
 METHODS = ("ROME", "KN", "MEMIT", "MEND")
 Row = dict[str, Any]
@@ -49,6 +50,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     p.add_argument(
         "--repeats", type=int, default=1, help="edits of ROME and KN, and steps of MEND, to time (default: 1)"
     )
+    p.add_argument("--twin", action="store_true", help="an edit of ROME's naive twin too")
     p.add_argument("--layers", type=int, help="fewer layers, for a trial")
     p.add_argument("--width", type=int, help="another hidden size, for a trial")
     p.add_argument("--out", type=Path, metavar="FILE", help="the table as JSON too")
@@ -138,6 +140,11 @@ class Bench:
 
         what = f"update of {len(edits)} edits" if method == "MEMIT" else "edit"
         yield self.row(f"{method}: {what}", "s", run) | {"notes": notes[-1]}
+        if method == "ROME" and self.args.twin:
+            bare = dataclasses.replace(hp, mom2_adjustment=False)  # the twin would collect second moments in each edit
+            yield self.row(
+                "ROME: naive twin", "s", lambda: len(naive.deltas(self.lm, edits[0], bare, editors[0].templates))
+            )
 
     def mend(self) -> Iterator[Row]:
         kind = discover("editors", "EDITOR")["MEND"].hparams

@@ -14,7 +14,9 @@ from conftest import FAMILIES, ROOT, tiny
 from test_registry import EDITORS, batch_for, make
 from torch import Tensor
 
+from benchmarks._common import sample_edits
 from core import hparams
+from core.folders import HPARAMS, MODELS, SAMPLE
 from core.lm.begun import begin
 from core.lm.fused import fuse_
 from core.lm.generate import complete
@@ -25,6 +27,7 @@ from core.lm.tokens import encode_all
 from core.lm.weights import add_
 from core.registry import discover
 from experiment.quality import probe
+from inputs.embedded import EMBEDDED_MODEL
 from tasks import EIGHT
 
 CUDA = (pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"))
@@ -119,6 +122,28 @@ def test_the_same_twice(family: str, dtype: str, device: str, edits, tmp_path: P
 
 STEPS = {"FT-L", "FT-M", "LocFT-BF", "LoRA"}
 """What takes steps of Adam: as long as the rate says, even where rounding turns the sign of a small gradient."""
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.skipif(not (MODELS / EMBEDDED_MODEL).exists(), reason="needs `python prepare.py model smollm2-135m`")
+def test_the_embedded_model_does_the_same() -> None:
+    """In float32: what it says of the sample data in all eight tasks, and its updates."""
+    here, there = (load(MODELS / EMBEDDED_MODEL, EMBEDDED_MODEL, device) for device in ("cpu", "cuda"))
+    said = []
+    for task in (TASKS[name] for name in EIGHT):
+        prompts = [sample.prompt for sample in task.samples(SAMPLE / "task-data" / task.file)]
+        both = [complete(lm, prompts, task.max_new_tokens, task.choices) for lm in (here, there)]
+        said += [(task.name, *pair) for pair in zip(*both, strict=True) if pair[0] != pair[1]]
+    for name in ("ROME", "MEMIT", "KN"):
+        hp = hparams.load(EDITORS[name].hparams, HPARAMS / name / f"{EMBEDDED_MODEL}.yaml")
+        edits = sample_edits(4 if name == "MEMIT" else 1)
+        wanted, found = (EDITORS[name](lm, hp).deltas(edits)[0] for lm in (here, there))
+        assert found.keys() == wanted.keys()
+        assert {parameter: relative(found[parameter], delta) for parameter, delta in wanted.items()} == {
+            parameter: pytest.approx(0, abs=1e-3) for parameter in wanted
+        }
+    assert not said
 
 
 def far_from_all(scores: Tensor) -> float:
