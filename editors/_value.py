@@ -265,12 +265,15 @@ class _Search:
         self.norms = h0.float().norm(dim=1)  # (E,)
         self.delta = torch.zeros_like(h0, dtype=torch.float32, requires_grad=True)
         self.adam = torch.optim.Adam([self.delta], lr=hp.v_lr, capturable=h0.is_cuda)
+        self._begin_adam()
         self.losses = self.norms.new_zeros(len(h0), hp.v_num_grad_steps)
         self.taken = torch.zeros_like(self.norms, dtype=torch.long)  # (E,) steps
         self.active = torch.arange(len(h0), device=h0.device)  # (A,) the edits still in the batch
         self.going = torch.ones_like(self.active, dtype=torch.bool)  # (A,) those of them that have not ended
         self.step = torch.zeros_like(self.active[:1])
-        self.unedited: Tensor | None = None  # log-probabilities after the KL prompt, (A, vocabulary)
+        vocabulary = len(batch.lm.model.get_output_embeddings().get_parameter("weight"))
+        self.unedited = self.norms.new_zeros(len(h0), vocabulary)
+        """Log-probabilities after the KL prompt, (A, vocabulary), from the first step on."""
         self.patience = Patience(hp.v_stop_after, len(h0), h0.device)
         self.asked = ASKED.get(h0.device.type, ASKED["cuda"])
 
@@ -293,6 +296,12 @@ class _Search:
         each = zip(self.losses.tolist(), self.taken.tolist(), strict=True)
         return Optimised(self.delta.detach(), [values[:count] for values, count in each])
 
+    def _begin_adam(self) -> None:
+        """The state that its first step would make: all of it is there before a step is recorded."""
+        step = torch.zeros((), device=self.delta.device if self.delta.is_cuda else None)  # a CPU's is on the host
+        zeros = {name: torch.zeros_like(self.delta) for name in ("exp_avg", "exp_avg_sq")}
+        self.adam.state[self.delta] = {"step": step, **zeros}
+
     def _go(self) -> None:
         """One step of the edits that are going."""
         loss = self._look()
@@ -308,7 +317,7 @@ class _Search:
         """The loss of each edit in the batch, (A,), which is noted; those that it is good enough for have ended."""
         hp, shift = self.hp, self.delta[self.active]  # (A, d)
         nll, after, told = _read(self.batch, self.point, self.path, shift, self.loss_layer)
-        self.unedited = after.detach() if self.unedited is None else self.unedited
+        self.unedited.copy_(after.detach().where(self.step == 0, self.unedited))
         kl = (after.exp() * (after - self.unedited)).sum(1)
         wd = shift.norm(dim=1) / self.norms[self.active] ** 2
         loss: Tensor = nll + hp.kl_factor * kl + hp.v_weight_decay * wd  # (A,)
@@ -321,7 +330,6 @@ class _Search:
 
     def _keep(self, kept: list[int]) -> None:
         """Go on with these of the edits alone."""
-        assert self.unedited is not None
         self.batch, rows = self.batch.some(kept)
         self.point, self.unedited = self.point.rows(rows), self.unedited[kept]
         self.active, self.going = self.active[kept], self.going[kept]

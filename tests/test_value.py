@@ -52,16 +52,23 @@ def test_a_step_can_be_recorded(family: str, edits, tmp_path, monkeypatch) -> No
     losses = editor.deltas(edits)[1]["loss_last"]
     monkeypatch.setattr(_value, "GOOD_ENOUGH", sorted(losses)[len(losses) // 2] * 1.01)
     wanted, notes = editor.deltas(edits)
-    places, look, step = [], _value._Search._look, _value._step
+    places, look, step = list[Any](), _value._Search._look, _value._step
 
     def stepped(*args: Any) -> None:
         with torch._C.DisableTorchFunction():  # on a CPU Adam reads the number of its steps
             step(*args)
 
+    def state(search: Any) -> list[int]:
+        """Where all is that a step reads and changes: a recording makes none of it."""
+        adam = [*search.adam.state[search.delta].values()]
+        assert len(adam) == 3
+        own = [search.delta, search.losses, search.taken, search.active, search.going, search.step, search.unedited]
+        return [x.data_ptr() for x in [*own, *adam]]
+
     def watched(self: Any) -> Tensor:
+        before = state(self)
         loss = look(self)
-        state = [x.data_ptr() for x in (self.delta, self.losses, self.taken, self.active, self.going, self.step)]
-        places.append((self, len(self.active), state))
+        places.append((self, len(self.active), before, state(self)))
         return loss
 
     monkeypatch.setattr(LM, "recorder", property(lambda self: object()))
@@ -71,6 +78,7 @@ def test_a_step_can_be_recorded(family: str, edits, tmp_path, monkeypatch) -> No
     monkeypatch.setitem(_value.ASKED, "cpu", 5)
     found, noted = editor.deltas(edits)
     assert noted["forwards"] == notes["forwards"] and len(places) > 10
+    assert all(a[2] == a[3] for a in places)
     assert all(a[2] == b[2] for a, b in pairwise(places) if a[:2] == b[:2])
     for name, delta in wanted.items():
         torch.testing.assert_close(found[name], delta, rtol=1e-4, atol=1e-6)
