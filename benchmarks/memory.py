@@ -11,7 +11,7 @@ With P parameters, L layers, hidden size d, MLP width f, vocabulary V and B byte
     scoring      model + N (cache + (4 d + 3 f) B)                           N tokens in a batch
     ROME, MEMIT  model + E R T ((L - l) block + cache) + reads + changes     E edits at a time with R rows of T tokens,
                                                                             l the last edited layer
-    KN           model + S T (block + cache) + S logits + 2 L f 4           S scaled copies
+    KN           model + S (2 T cache + L block + logits) + 2 L f 4         S scaled copies, of several layers together
     MEND edit    model + network + T (L - l) block + T_a logits + changes    network in float32, l its lowest block
     MEND train   model + 4 network + 2 U T (L - l) block + 3 U T_a logits + U T rows
                                                      U edits a step; network, its gradient, Adam's two; a row of
@@ -33,6 +33,7 @@ from benchmarks._random import CONFIGS, skeleton
 from core import folders, hparams
 from core.lm.model import LM, orient
 from core.registry import discover
+from editors.kn import TOGETHER
 from editors.mend.factors import layer_of, shapes_of
 from editors.mend.network import Network
 
@@ -83,8 +84,9 @@ class Need:
         if method == "scoring":
             return self.model + SCORED * (self.cache + (4 * d + 3 * f) * BYTES[self.dtype])
         if method == "KN":
-            copies = self._settings("KN").batch_size
-            return self.model + copies * TOKENS * (self.block + self.cache) + copies * self.logits + 8 * layers * f
+            copies = max(self._settings("KN").batch_size, TOGETHER["cuda"] // TOKENS)
+            row = 2 * TOKENS * self.cache + layers * self.block + self.logits
+            return self.model + copies * row + 8 * layers * f
         return self.model + (self._mend(method) if method.startswith("MEND") else self._optimised(method))
 
     @property

@@ -37,9 +37,9 @@ from core.lm.weights import at_hand
 from core.types import Deltas, Edit, Editor, Notes
 
 TINY = torch.finfo(torch.float32).tiny
-TOGETHER = {"cpu": 1, "cuda": 16}
-"""Layers whose neurons are scored in one pass. Some rows then run through blocks that leave them as they were, but a
-GPU waits for launches, which are as many for one layer as for several."""
+TOGETHER = {"cpu": 0, "cuda": 4096}
+"""Cached tokens, of all scaled copies, up to which the neurons of several layers are scored in one pass. Some rows then
+run through blocks that leave them as they were, but a GPU waits for launches, as many for one layer as for several."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,8 @@ class KN(Editor):
         points, seen = resume(lm, tokens, range(lm.n_layers), tokens.ids.shape[1] - 1, *paths)
         answers = torch.tensor(wanted, device=lm.device)  # (prompts, answers each)
         activations = [seen[path].output[:, -1, : lm.key_width(at)].float() for at, path in enumerate(paths)]
-        scores, size = [], TOGETHER.get(lm.device.type, TOGETHER["cuda"])
+        together = TOGETHER.get(lm.device.type, TOGETHER["cuda"])
+        scores, size = [], max(1, together // (self.hp.batch_size * tokens.ids.numel()))
         for first in range(0, lm.n_layers, size):
             some = activations[first : first + size]  # (prompts, f) each
             for each, gradients in zip(some, self._gradients(points[first], some, answers), strict=True):

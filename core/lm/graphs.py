@@ -7,7 +7,7 @@ to stay where it is: it changes tensors in place, and asks the device nothing.
 
 import gc
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 
@@ -33,8 +33,11 @@ class Recorder:
             graph.capture_begin(self.pool, capture_error_mode="thread_local")
             try:
                 work()
-            finally:
-                graph.capture_end()
+            except BaseException:  # lack of memory, say, which callers put right
+                with suppress(RuntimeError):  # that the recording cannot be ended says less
+                    graph.capture_end()
+                raise
+            graph.capture_end()
         here.wait_stream(self.stream)
         return graph
 
