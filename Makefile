@@ -51,6 +51,7 @@ reproduction: $(VENV)/ready $(MEND)
 	$(BIN)/python sweep.py configs/reproduction-long.yaml
 	$(BIN)/python -m benchmarks.masks --limit 24 --table docs/reproduction/masks.csv --figure docs/reproduction/masks.png
 	$(BIN)/python report.py test-result/reproduction --out docs/reproduction/report
+	$(BIN)/python report.py test-result/reproduction/counterfact --out docs/reproduction/counterfact
 
 $(MEND): | $(VENV)/ready
 	$(BIN)/python train_MEND.py --model smollm2-135m

@@ -15,6 +15,7 @@ from core.lm.load import load
 from core.lm.model import LM, orient
 from core.lm.tokens import continuation, encode
 from core.types import Edit
+from editors import kn
 from editors.kn import KN, KNSettings
 
 SETTINGS = KNSettings(steps=20, batch_size=20, adaptive_threshold=0.2)
@@ -40,7 +41,10 @@ def test_golden(record: int, file: str) -> None:
 @pytest.mark.parametrize(
     "changes", [{}, {"grow_prompt": True}, {"batch_size": 7}, {"prepend_space": True}, {"steps": 1}]
 )
-def test_scores_equal_the_naive_twin(lm: LM, edits, changes: dict) -> None:
+@pytest.mark.parametrize("together", [0, 500, 100_000])
+def test_scores_equal_the_naive_twin(lm: LM, edits, changes: dict, together: int, monkeypatch) -> None:
+    """Layer by layer, two or three layers in one pass, and all of them."""
+    monkeypatch.setitem(kn.TOGETHER, "cpu", together)
     hp = dataclasses.replace(SETTINGS, **changes)
     for edit in edits[:2]:
         wanted = naive.scores(lm, hp, edit)

@@ -11,7 +11,7 @@ from tokenizers import processors
 from core.errors import UserError
 from core.lm.generate import complete
 from core.lm.model import LM
-from core.lm.tokens import continuation, decode, encode, in_template, pad, split_prompt, target_ids
+from core.lm.tokens import continuation, decode, encode, encode_all, in_template, pad, split_prompt, target_ids
 from core.types import Edit
 
 BYTES, PIECES = tiny("gpt2"), tiny("llama")
@@ -32,6 +32,13 @@ def test_bos_is_kept_where_the_tokenizer_adds_one() -> None:
     assert encode(PIECES, "a b").count(PIECES.tokenizer.bos_token_id) == 1
     assert BYTES.tokenizer.bos_token_id not in encode(BYTES, "a b")
     assert PIECES.tokenizer.bos_token_id not in continuation(PIECES, " a")
+
+
+@both
+def test_texts_together_are_encoded_as_alone(lm: LM) -> None:
+    texts = ["a b", "The Program", f"a {lm.tokenizer.eos_token} b", " 12", "a"]
+    assert encode_all(lm, texts) == [encode(lm, text) for text in texts]
+    assert encode_all(lm, []) == []
 
 
 @both

@@ -21,9 +21,8 @@ class Recorder:
         self.stream = torch.cuda.Stream(device)
         self.pool = torch.cuda.graph_pool_handle()
         self.known: set[str] = set()  # kinds of work that have been run as they are
-        self.first = self.recorded(
-            lambda: torch.zeros(1, device=device)
-        )  # memory goes with the last graph that uses it
+        # kept: the memory would go with the last graph that uses it
+        self.first = self.recorded(lambda: torch.zeros(1, device=device))
 
     def recorded(self, work: Work) -> torch.cuda.CUDAGraph:
         """What `work` would do, without doing it."""

@@ -1,4 +1,4 @@
-"""The study's page: page.jinja, its numbers filled in from the report's tables and masks.csv, makes README.md.
+"""The study's page: page.jinja, its numbers filled in from the tables of two reports and masks.csv, makes README.md.
 
 python -m docs.reproduction
 """
@@ -197,7 +197,7 @@ def figure(name: str, study: int = 0) -> str:
 
 
 def rendered(template: str, **given: Any) -> str:
-    """The page's text; `given` is what it asks: `t`, the report's tables, and `masks`.
+    """The page's text; `given` is what it asks: `t`, the report's tables, `cf`, those of question 6, and `masks`.
 
     Raises UserError with the template's line if a sentence is not so, or if the tables lack what it asks for.
     """
@@ -216,7 +216,8 @@ def rendered(template: str, **given: Any) -> str:
 def page() -> str:
     """As it must be."""
     template = TEMPLATE.read_text(encoding="utf-8")
-    return rendered(template, t=Tables(HERE / "report"), masks=Masks(HERE / "masks.csv"))
+    tables = {"t": Tables(HERE / "report"), "cf": Tables(HERE / "counterfact")}
+    return rendered(template, **tables, masks=Masks(HERE / "masks.csv"))
 
 
 def main() -> None:
