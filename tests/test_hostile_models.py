@@ -164,7 +164,9 @@ def test_every_nasty_text_in_every_reader(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["[]", "{}", "baseline: [1]", "baseline: {gpt2-xl: {NER: x}}", "[" * 9000, "!!int x", ""], ids=lambda t: t[:9]
+    "text",
+    ["[]", "{}", "baseline: [1]", "baseline: {gpt2-xl: {NER: x}}", "[" * 9000, "!!int x", ""],
+    ids=lambda t: t[:9],
 )
 def test_a_damaged_table_of_published_scores(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(published, "FILE", put(tmp_path, "p.yaml", text.encode()))
