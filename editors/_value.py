@@ -272,8 +272,8 @@ class _Search:
         self.going = torch.ones_like(self.active, dtype=torch.bool)  # (A,) those of them that have not ended
         self.step = torch.zeros_like(self.active[:1])
         vocabulary = len(batch.lm.model.get_output_embeddings().get_parameter("weight"))
+        # (A, vocabulary) log-probabilities after the KL prompt, from the first step on
         self.unedited = self.norms.new_zeros(len(h0), vocabulary)
-        """Log-probabilities after the KL prompt, (A, vocabulary), from the first step on."""
         self.patience = Patience(hp.v_stop_after, len(h0), h0.device)
         self.asked = ASKED.get(h0.device.type, ASKED["cuda"])
 

@@ -141,7 +141,9 @@ class Resumed:
 
     @cached_property
     def _seen(self) -> Padded:
-        """The tokens with the mask of attention, which is the same in every run."""
+        """The tokens, where runs are recorded with the mask of attention; on a CPU the model makes a faster one."""
+        if self.lm.recorder is None:
+            return self.tokens
         start = self.tokens.mask.shape[1] - self.tokens.ids.shape[1]
         return replace(self.tokens, mask=visible(self.lm, self.tokens.mask, start))
 
