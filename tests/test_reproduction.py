@@ -3,13 +3,14 @@
 import csv
 import re
 from collections.abc import Iterable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import ROOT
 
-from analysis.export import COLUMNS, COMPARED
+from analysis.export import COLUMNS, COMPARED, EQUAL
 from core.errors import UserError
 from docs.reproduction import __main__ as study
 
@@ -76,8 +77,8 @@ def test_what_the_tables_say(tables: study.Tables) -> None:
     """Means over tasks and draws; harm is shown where p is small after correction and all draws agree."""
     at = tables.at("MEMIT", "none", 10)
     assert (at.held, at.draws, at.mean("text_logprob")) == pytest.approx((6.0, 2, -0.15))
-    assert at.falls("text_logprob") == {"NLI": 0.02}, "one of NER's two draws says the opposite"
-    assert at.ranked == ["NLI", "NER"] and at.row("drift", "NER")["difference"] == "0.1"
+    assert at.falls("text_logprob") == ["NLI"], "one of NER's two draws says the opposite"
+    assert at.ranked == ["NLI", "NER"] and at.of_task("drift", "NER") == pytest.approx(0.1)
     assert tables.at("MEMIT", "none", 10, edit_data="counterfact").mean("drift") == pytest.approx(1.15)
     assert tables.at("MEMIT", "none", 10, limit=40).mean("drift") == pytest.approx(2.15)
 
@@ -85,10 +86,39 @@ def test_what_the_tables_say(tables: study.Tables) -> None:
 def test_what_they_do_not_say(tables: study.Tables) -> None:
     assert not tables.made("MEMIT", "none", 30) and tables.made("MEMIT", "none", 10)
     with pytest.raises(LookupError, match=r"0 rows of comparisons\.csv: drift of At"):
-        tables.at("MEMIT", "RECT 40 %", 10).rows("drift")
-    tables.compared += tables.compared
+        tables.at("MEMIT", "RECT 40 %", 10).mean("drift")
+    with pytest.raises(LookupError, match=r"0 rows of comparisons\.csv: \{.*'rect'"):
+        tables.equal("MEMIT", "rect", "drift")
+    tables.reports[0].compared *= 2
     with pytest.raises(LookupError, match="4 rows"):
-        tables.at("MEMIT", "none", 10).rows("drift")
+        tables.at("MEMIT", "none", 10).mean("drift")
+
+
+def test_a_further_draw_has_tables_of_its_own(tables: study.Tables, tmp_path: Path) -> None:
+    """Means are over draws, harm is what all of them show, and a regulariser is compared within each."""
+    further = deepcopy(tables.reports[0])
+    for row in further.compared:
+        row["difference"] = str(2 * float(row["difference"]))
+        row["p"] = "0.3" if (row["task"], row["metric"]) == ("NLI", "text_logprob") else row["p"]
+    further.results = [row for row in further.results if row["draw"] != "1"]
+    equal = [{**tables.reports[0].compared[0], "regularizer": "rect", "against": EQUAL, "low": low} for low in "12"]
+    alone = tables.at("MEMIT", "none", 10)
+    tables.reports[0].compared.append(equal[0])
+    further.compared.append(equal[1])
+    tables.reports.append(further)
+    both = tables.at("MEMIT", "none", 10)
+    assert both.means("drift") == pytest.approx([0.15, 0.3]) and both.mean("drift") == pytest.approx(0.225)
+    assert both.helds == [5.0, 7.0, 5.0] and both.draws == 3
+    assert alone.falls("text_logprob") == ["NLI"] and both.falls("text_logprob") == []
+    assert [row["low"] for row in tables.equal("MEMIT", "rect", "text_logprob")] == ["1", "2"]
+    further.compared.clear()
+    assert tables.at("MEMIT", "none", 10).draws == 2, "what one draw alone has is said of that one"
+
+
+def test_which_side_of_zero() -> None:
+    rows = [{"low": "-2", "high": "-1"}, {"low": "-1", "high": "1"}, {"low": "1", "high": "2"}]
+    assert [study.below(rows[:n]) for n in (1, 2)] == [True, False]
+    assert [study.above(rows[n:]) for n in (2, 1)] == [True, False]
 
 
 def test_what_a_mask_writes_is_a_mean_over_layers_or_tasks(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The study's page: page.jinja, its numbers filled in from the tables of two reports and masks.csv, makes README.md.
+"""The study's page: page.jinja, its numbers filled in from the tables of reports and masks.csv, makes README.md.
 
 python -m docs.reproduction
 """
@@ -45,7 +45,7 @@ ORDINARY = {"edit_data": "zsre", "limit": "24"}
 
 @dataclass(frozen=True)
 class At:
-    """One method with one regulariser after so many edits: what the tables say of it."""
+    """One method with one regulariser after so many edits: what the tables of one report say of it."""
 
     method: str
     rule: str
@@ -64,69 +64,106 @@ class At:
             raise LookupError(f"{len(found)} rows of comparisons.csv: {metric} of {self}")
         return found
 
-    def row(self, metric: str, task: str) -> Row:
-        """The one of a task."""
-        (row,) = (row for row in self.rows(metric) if row["task"] == task)
-        return row
+    def of_tasks(self, metric: str) -> dict[str, float]:
+        """Task -> its difference."""
+        return {row["task"]: float(row["difference"]) for row in self.rows(metric)}
 
-    def mean(self, metric: str) -> float:
-        """The mean difference over the tasks."""
-        return mean(float(row["difference"]) for row in self.rows(metric))
-
-    def falls(self, metric: str) -> dict[str, float]:
-        """The tasks in which harm is shown -> p, corrected over the tasks (Holm). All draws of edits must agree."""
+    def falls(self, metric: str) -> set[str]:
+        """The tasks in which harm is shown, corrected over the tasks (Holm). All draws of edits must agree."""
         rows = self.rows(metric)
         pairs = zip(rows, holm([float(row["p"]) for row in rows]), strict=True)
-        return {row["task"]: p for row, p in pairs if p < LEVEL and max(self._draws(row)) < 0}
+        return {row["task"] for row, p in pairs if p < LEVEL and max(self._draws(row)) < 0}
 
     def _draws(self, row: Row) -> list[float]:
         """The difference of each draw; there is at least one."""
         same = _where(self.results, {"task": row["task"], "metric": row["metric"]})
         return [float(of_one["difference"]) for of_one in same]
 
+    def edit_quality(self, metric: str) -> list[float]:
+        """Of each draw, after its last edit: reliability, locality and so on."""
+        return [float(row["value"]) for row in _where(self.results, {"task": "", "metric": f"after {metric}"})]
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The same in every report that has it: means over draws of edits, and the harm that all of them show."""
+
+    reports: list[At]
+
+    def mean(self, metric: str) -> float:
+        """The mean difference over tasks and draws."""
+        return mean(self.means(metric))
+
+    def means(self, metric: str) -> list[float]:
+        """The mean difference over the tasks, of each report."""
+        return [mean(at.of_tasks(metric).values()) for at in self.reports]
+
+    def of_task(self, metric: str, task: str) -> float:
+        return mean(at.of_tasks(metric)[task] for at in self.reports)
+
+    def falls(self, metric: str) -> list[str]:
+        """The tasks in which harm is shown in every draw, in the paper's order."""
+        shown = [at.falls(metric) for at in self.reports]
+        return [task for task in self.reports[0].of_tasks(metric) if all(task in falls for falls in shown)]
+
     @property
     def draws(self) -> int:
-        return len(self._edits("reliability"))
+        return len(self._edit_quality("reliability"))
 
     def quality(self, metric: str) -> float:
         """How the edits have fared after the last one: reliability, locality and so on, the mean over draws."""
-        return mean(self._edits(metric))
+        return mean(self._edit_quality(metric))
 
     @property
     def held(self) -> float:
         """How many facts hold after the last edit, the mean over draws."""
-        return self.edits * self.quality("reliability")
+        return mean(self.helds)
 
-    def _edits(self, metric: str) -> list[float]:
-        return [float(row["value"]) for row in _where(self.results, {"task": "", "metric": f"after {metric}"})]
+    @property
+    def helds(self) -> list[float]:
+        """Of each draw."""
+        return [self.reports[0].edits * share for share in self._edit_quality("reliability")]
+
+    def _edit_quality(self, metric: str) -> list[float]:
+        return [share for at in self.reports for share in at.edit_quality(metric)]
 
     def drift(self, tasks: list[str]) -> list[str]:
         """Of these tasks, as written."""
-        return [words.number(float(self.row("drift", task)["difference"]), 2) for task in tasks]
+        return [words.number(self.of_task("drift", task), 2) for task in tasks]
 
     @property
     def ranked(self) -> list[str]:
         """The tasks, that of the largest drift first."""
-        return [row["task"] for row in sorted(self.rows("drift"), key=lambda row: -float(row["difference"]))]
+        return sorted(self.reports[0].of_tasks("drift"), key=lambda task: -self.of_task("drift", task))
 
 
-class Tables:
-    """results.csv and comparisons.csv of a report, asked as the page asks."""
+class Report:
+    """results.csv and comparisons.csv of a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.results, self.compared = (
             list(csv.DictReader((folder / name).open(encoding="utf-8"))) for name in ("results.csv", "comparisons.csv")
         )
 
-    def at(self, method: str, rule: str, edits: int, **also: Any) -> At:
+
+class Tables:
+    """The tables of a report, and of those of further draws of edits, asked as the page asks."""
+
+    def __init__(self, *folders: Path) -> None:
+        self.reports = [Report(folder) for folder in folders]
+
+    def at(self, method: str, rule: str, edits: int, **also: Any) -> Draws:
         """`also` are further columns and what they hold, where method and rule leave a choice: mode, setting."""
         wanted = {**ORDINARY, "method": method, "edits": edits, **_columns(rule), **also}
-        results = list(_where(self.results, wanted))
-        return At(method, rule, edits, results, list(_where(self.compared, {**wanted, "against": UNEDITED})))
+        found = []
+        for report in self.reports:
+            compared = list(_where(report.compared, {**wanted, "against": UNEDITED}))
+            found.append(At(method, rule, edits, list(_where(report.results, wanted)), compared))
+        return Draws([at for at in found if at.compared] or found[:1])
 
     def made(self, *of: Any, **also: Any) -> bool:
         """Whether there are such results."""
-        return bool(self.at(*of, **also).compared)
+        return bool(self.at(*of, **also).reports[0].compared)
 
     def first(self, method: str, rule: str, counts: list[int], metric: str, **also: Any) -> int | str:
         """The smallest of these numbers of edits from which on harm is shown at all later ones; a dash for none."""
@@ -135,14 +172,16 @@ class Tables:
 
     def unedited(self, limit: int = 24) -> dict[str, float]:
         """The headline score of each task before any edit."""
-        rows = list(_where(self.results, {"edits": 0, "limit": limit}))
+        rows = list(_where(self.reports[0].results, {"edits": 0, "limit": limit}))
         return {row["task"]: float(row["value"]) for row in rows if row["metric"] in HEADLINES}
 
-    def equal(self, method: str, regularizer: str, metric: str, **also: Any) -> Row:
-        """A regulariser against editing less, where as many facts hold."""
+    def equal(self, method: str, regularizer: str, metric: str, **also: Any) -> list[Row]:
+        """A regulariser against editing less, where as many facts hold: a row for each report that has it."""
         wanted = {**ORDINARY, "method": method, "regularizer": regularizer, "metric": metric, "against": EQUAL, **also}
-        (row,) = _where(self.compared, wanted)
-        return row
+        found = [row for report in self.reports for row in _where(report.compared, wanted)]
+        if not found:
+            raise LookupError(f"0 rows of comparisons.csv: {wanted}")
+        return found
 
 
 class Masks:
@@ -176,6 +215,16 @@ def change(row: Row, digits: int = 3) -> str:
     return f"{words.number(measure.value, digits, sign=True)} {words.bounds(measure, digits, sign=True)}"
 
 
+def below(rows: list[Row]) -> bool:
+    """Whether the whole interval lies below zero, in each."""
+    return all(float(row["high"]) < 0 for row in rows)
+
+
+def above(rows: list[Row]) -> bool:
+    """Whether the whole interval lies above zero, in each."""
+    return all(float(row["low"]) > 0 for row in rows)
+
+
 def facts(number: float) -> str:
     """A number of facts: a mean over draws has a digit more."""
     return f"{round(number, 1):g}"
@@ -197,7 +246,7 @@ def figure(name: str, study: int = 0) -> str:
 
 
 def rendered(template: str, **given: Any) -> str:
-    """The page's text; `given` is what it asks: `t`, the report's tables, `cf`, those of question 6, and `masks`.
+    """The page's text; `given` is what it asks: `t`, the tables of all draws, `cf`, those of question 6, and `masks`.
 
     Raises UserError with the template's line if a sentence is not so, or if the tables lack what it asks for.
     """
@@ -207,7 +256,8 @@ def rendered(template: str, **given: Any) -> str:
     environment.filters |= {"n": words.number, "p": words.p_value, "change": change, "facts": facts}
     environment.filters["listed"] = lambda parts: words.listed([*parts])
     try:
-        return environment.from_string(template).render(so=so, figure=figure, rules=RULES, **given)
+        asked = {"so": so, "below": below, "above": above, "figure": figure, "rules": RULES}
+        return environment.from_string(template).render(**asked, **given)
     except (ValueError, LookupError) as error:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == "<template>"]
         raise UserError(f"{TEMPLATE}, line {lines[-1]}: {error}") from error
@@ -216,7 +266,8 @@ def rendered(template: str, **given: Any) -> str:
 def page() -> str:
     """As it must be."""
     template = TEMPLATE.read_text(encoding="utf-8")
-    tables = {"t": Tables(HERE / "report"), "cf": Tables(HERE / "counterfact")}
+    draws = sorted(HERE.glob("draw-*"))
+    tables = {"t": Tables(HERE / "report", *draws), "cf": Tables(HERE / "counterfact")}
     return rendered(template, **tables, masks=Masks(HERE / "masks.csv"))
 
 
