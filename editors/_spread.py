@@ -37,7 +37,9 @@ from core.lm.tokens import Row, in_template, pad
 from core.lm.weights import add_, preserved
 from core.types import Deltas, Edit, Notes
 from editors._moments import Past, Solver
-from editors._value import Batch, Prompts, TargetEditor, TargetSettings, anchored, optimise, prompts_of
+from editors._value.prompts import Batch, Prompts, prompts_of
+from editors._value.search import anchored, optimise
+from editors._value.settings import TargetEditor, TargetSettings
 
 FREE = {"cpu": 256, "cuda": 512}
 """A step over fewer tokens takes hardly less time: it waits for weights, the vocabulary's most, or a GPU's launches."""

@@ -29,7 +29,9 @@ from core.lm.model import orient
 from core.lm.weights import add_, preserved
 from core.types import Deltas, Edit, Notes
 from editors._moments import Solver
-from editors._value import Batch, TargetEditor, TargetSettings, anchored, optimise, prompts_of
+from editors._value.prompts import Batch, prompts_of
+from editors._value.search import anchored, optimise
+from editors._value.settings import TargetEditor, TargetSettings
 
 SMALLEST = 1e-6
 """|k . u| / |k| from which on an edit is refused: float32 sums thousands of terms to about that, the sign is noise."""

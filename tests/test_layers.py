@@ -133,7 +133,8 @@ def test_naive_twins_share_no_shortcut() -> None:
             "core.lm.begun",
             "core.lm.batches",
             "core.lm.likelihood",
-            "editors._value",
+            "editors._value.prompts",
+            "editors._value.search",
         }, path
 
 

@@ -17,10 +17,10 @@ from core.lm.model import LM
 from core.lm.tokens import encode, target_ids
 from core.lm.weights import add_
 from core.types import Edit
-from editors import _value
 from editors._moments import factorise
 from editors._moments import load as load_moments
 from editors._spread import spread
+from editors._value import search
 from editors.memit import MEMIT, MEMITSettings
 from experiment.editing import editor_of
 
@@ -99,7 +99,7 @@ def test_several_edits_at_a_time_stop_each_on_its_own(lm: LM, edits, tmp_path, m
     hp = settings(tmp_path, v_num_grad_steps=12, clamp_norm_factor=20.0, v_weight_decay=0.0, kl_factor=0.0)
     one, many = (MEMIT(lm, dataclasses.replace(hp, edit_batch=size)) for size in (1, 4))
     losses = one.deltas(edits)[1]["loss_last"]
-    monkeypatch.setattr(_value, "GOOD_ENOUGH", sorted(losses)[1] + 1e-3)  # two of four get there
+    monkeypatch.setattr(search, "GOOD_ENOUGH", sorted(losses)[1] + 1e-3)  # two of four get there
     (found, notes), (wanted, alone) = many.deltas(edits), one.deltas(edits)
     close(found, wanted, 1e-3)
     assert notes["forwards"] == alone["forwards"]

@@ -21,10 +21,11 @@ from core.lm.model import LM
 from core.lm.tokens import encode, in_template
 from core.lm.weights import add_
 from core.types import Deltas, Edit
-from editors import _templates, _value, rome
+from editors import _templates, rome
 from editors._moments import factorise, factorised, load
 from editors._templates import STARTS, context_templates, drawn
-from editors._value import optimise
+from editors._value import search
+from editors._value.search import optimise
 from editors.rome import ROME, ROMESettings, rank_one
 from experiment.editing import editor_of
 
@@ -201,7 +202,7 @@ def test_equals_the_naive_twin_where_it_stops_early(lm: LM, edits: list[Edit], m
     losses = calls[0].losses
     assert len(losses) == 8
     assert sorted(losses, reverse=True) == losses  # small steps: it falls from step to step
-    for module in (_value, naive):
+    for module in (search, naive):
         monkeypatch.setattr(module, "GOOD_ENOUGH", (losses[2] + losses[3]) / 2)
     found = ROME(lm, hp).deltas([edits[0]])[0]
     assert calls[1].losses == losses[:4]

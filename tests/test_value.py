@@ -3,6 +3,7 @@
 That it finds what the originals and the naive twins find is in test_rome, test_memit, test_golden and test_spread.
 """
 
+import re
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any, cast
@@ -16,8 +17,10 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from core.lm.model import LM
-from editors import _value
-from editors._value import Patience, _clamped, anchored, optimise
+from editors._value import search
+from editors._value.prompts import Batch, prompts_of
+from editors._value.search import Patience, _clamped, anchored, optimise
+from editors._value.settings import TargetSettings
 from editors.memit import MEMIT, MEMITSettings
 
 STEPS = 12
@@ -28,16 +31,55 @@ def settings(tmp_path: Any, **others: Any) -> MEMITSettings:
     return MEMITSettings(**(values | {"v_num_grad_steps": STEPS, "v_lr": 0.05} | others))
 
 
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"context_templates": ("So. {}", "{}")}, 'the first must be "{}"'),
+        ({"context_templates": ("{}", "{} and {}")}, "each must contain {} exactly once"),
+        ({"context_template_length_params": ((0, 5),)}, "pairs of a length and a number from 1 on"),
+        ({"layers": ()}, "at least one layer"),
+        ({"v_num_grad_steps": 0}, "one step"),
+        ({"v_stop_after": -1}, "a number of steps, 0 or more"),
+        ({"v_lr": 0.0}, "expected more than 0"),
+        ({"kl_factor": -0.1}, "expected 0 or more"),
+        ({"v_norm": 0.0}, "expected more than 0"),
+    ],
+)
+def test_settings_that_cannot_be(values: dict[str, Any], said: str) -> None:
+    good = {"layers": (1,), "mom2_adjustment": False, **TARGET}
+    assert TargetSettings(**good).v_norm is None
+    with pytest.raises(ValueError, match=re.escape(said)):
+        TargetSettings(**{**good, **values})
+
+
+def test_prompts_of_several_edits_are_one_batch(edits) -> None:
+    """Each subject's last token is in one column; the loss of an edit is the mean over its templates and tokens."""
+    lm, templates = tiny("llama"), ("{}", "So. {}")
+    parts = [prompts_of(lm, edit, templates) for edit in edits[:2]]
+    batch = Batch(lm, parts)
+    assert batch.rows_each == len(templates) + 1 and batch.column == max(at for part in parts for at in part.at)
+    assert all(part.columns == max(len(r) - at for r, at in zip(part.rows, part.at, strict=True)) for part in parts)
+    logp = torch.randn(len(batch.of), lm.model.config.vocab_size).log_softmax(-1)
+    tokens = [list(part.target) for part in parts for _ in templates]
+    own = iter(logp)
+    rows = [[-float(next(own)[token]) for token in target] for target in tokens]
+    each = [sum(map(sum, pair)) / sum(map(len, pair)) for pair in (rows[:2], rows[2:])]
+    torch.testing.assert_close(batch.nll(logp), torch.tensor(each))
+    assert batch.likeliest(logp).tolist() == [False, False]
+    wanted = torch.nn.functional.one_hot(batch.reads.token, logp.shape[1]).float()
+    assert batch.likeliest(wanted).tolist() == [True, True]
+
+
 @pytest.mark.parametrize("every", [2, 5, 100])
 def test_edits_that_end_may_be_asked_for_rarely(every: int, edits, tmp_path, monkeypatch) -> None:
     """Edits end at different steps; each has the z, the losses and the steps that it has alone."""
     lm = tiny("llama")
     editor = MEMIT(lm, settings(tmp_path))
     losses = editor.deltas(edits)[1]["loss_last"]
-    monkeypatch.setattr(_value, "GOOD_ENOUGH", sorted(losses)[len(losses) // 2] * 1.01)  # some get there, some do not
+    monkeypatch.setattr(search, "GOOD_ENOUGH", sorted(losses)[len(losses) // 2] * 1.01)  # some get there, some do not
     wanted, notes = editor.deltas(edits)
     assert len({*notes["forwards"]}) > 1 and max(notes["forwards"]) == STEPS
-    monkeypatch.setitem(_value.ASKED, "cpu", every)
+    monkeypatch.setitem(search.ASKED, "cpu", every)
     found, noted = editor.deltas(edits)
     assert noted["forwards"] == notes["forwards"]
     assert noted["loss_last"] == pytest.approx(notes["loss_last"], rel=1e-4)
@@ -50,19 +92,19 @@ def test_a_step_can_be_recorded(family: str, edits, tmp_path, monkeypatch) -> No
     """It asks the device nothing and leaves everything in its place, and finds what it finds without a recorder."""
     editor = MEMIT(tiny(family), settings(tmp_path))
     losses = editor.deltas(edits)[1]["loss_last"]
-    monkeypatch.setattr(_value, "GOOD_ENOUGH", sorted(losses)[len(losses) // 2] * 1.01)
+    monkeypatch.setattr(search, "GOOD_ENOUGH", sorted(losses)[len(losses) // 2] * 1.01)
     wanted, notes = editor.deltas(edits)
-    places, look, step = list[Any](), _value._Search._look, _value._step
+    places, look, step = list[Any](), search._Search._look, search._step
 
     def stepped(*args: Any) -> None:
         with torch._C.DisableTorchFunction():  # on a CPU Adam reads the number of its steps
             step(*args)
 
-    def state(search: Any) -> list[int]:
+    def state(of: Any) -> list[int]:
         """Where all is that a step reads and changes: a recording makes none of it."""
-        adam = [*search.adam.state[search.delta].values()]
+        adam = [*of.adam.state[of.delta].values()]
         assert len(adam) == 3
-        own = [search.delta, search.losses, search.taken, search.active, search.going, search.step, search.unedited]
+        own = [of.delta, of.losses, of.taken, of.active, of.going, of.step, of.unedited]
         return [x.data_ptr() for x in [*own, *adam]]
 
     def watched(self: Any) -> Tensor:
@@ -72,10 +114,10 @@ def test_a_step_can_be_recorded(family: str, edits, tmp_path, monkeypatch) -> No
         return loss
 
     monkeypatch.setattr(LM, "recorder", property(lambda self: object()))
-    monkeypatch.setattr(_value, "Recording", Played)
-    monkeypatch.setattr(_value._Search, "_look", watched)
-    monkeypatch.setattr(_value, "_step", stepped)
-    monkeypatch.setitem(_value.ASKED, "cpu", 5)
+    monkeypatch.setattr(search, "Recording", Played)
+    monkeypatch.setattr(search._Search, "_look", watched)
+    monkeypatch.setattr(search, "_step", stepped)
+    monkeypatch.setitem(search.ASKED, "cpu", 5)
     found, noted = editor.deltas(edits)
     assert noted["forwards"] == notes["forwards"] and len(places) > 10
     assert all(a[2] == a[3] for a in places)

@@ -10,210 +10,21 @@ early stop, so that each ends as if it were alone; prompt and target are joined 
 is a setting, `v_stop_after` (its prob_cutoff of -4 is 4 here), and so is NAS's norm anchor, `v_norm`.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from core.errors import UserError
-from core.folders import of_project
-from core.hparams import added
 from core.lm.forward import Resumed
 from core.lm.graphs import Recording
 from core.lm.hooks import replaced, trace
-from core.lm.model import LM
-from core.lm.moments import Corpus
-from core.lm.reads import Reads, joined
-from core.lm.tokens import Row, encode, in_template, of_edit, target_ids
-from core.lm.weights import at_hand
-from core.types import Edit, Editor, Layer, Notes
-from editors._moments import Solver, factorised
-from editors._templates import context_templates
+from editors._value.prompts import Batch
+from editors._value.settings import TargetSettings
 
 GOOD_ENOUGH = 0.05
 """Loss under which an edit's optimisation stops (as in the ROME and MEMIT code)."""
 ASKED = {"cpu": 1, "cuda": 5}
 """Every how many steps the device is asked which edits have ended."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TargetSettings:
-    """What ROME, MEMIT, AlphaEdit and EMMET share, under the names of the authors' files, or with a default."""
-
-    layers: tuple[Layer, ...]
-    v_num_grad_steps: int
-    v_lr: float
-    v_loss_layer: Layer
-    v_weight_decay: float
-    clamp_norm_factor: float
-    kl_factor: float
-    mom2_adjustment: bool
-    mom2_dataset: str = "wikipedia"
-    mom2_n_samples: int = 100000
-    mom2_dtype: Literal["float32"] = "float32"
-    stats_dir: str = "data/stats"
-    fact_token: Literal["subject_last"] = "subject_last"
-    context_templates: tuple[str, ...] | None = None
-    context_template_length_params: tuple[tuple[int, int], ...] = ()
-    """Length in tokens and number of the templates that are drawn where there are no `context_templates`."""
-    v_stop_after: int | None = added(None)
-    """Steps that an edit's search goes on once its target is the likeliest in every template; None: to its own end."""
-    v_norm: float | None = added(None)
-    """The length that every MLP output v* is brought to, its mean on the unedited model; None: v* stays as it is."""
-    v_norm_limit: float = added(2.0)
-    """With `v_norm`: an edit whose v* is more than so many times as long is left out."""
-
-    def __post_init__(self) -> None:
-        templates = self.context_templates
-        if templates is not None and (templates[:1] != ("{}",) or any(t.count("{}") != 1 for t in templates)):
-            raise ValueError('context_templates: the first must be "{}", and each must contain {} exactly once')
-        if any(part < 1 for shape in self.context_template_length_params for part in shape):
-            raise ValueError("context_template_length_params: expected pairs of a length and a number from 1 on")
-        if not self.layers or self.v_num_grad_steps < 1:
-            raise ValueError("layers and v_num_grad_steps: expected at least one layer and one step")
-        if self.v_stop_after is not None and self.v_stop_after < 0:
-            raise ValueError("v_stop_after: expected a number of steps, 0 or more")
-        if not (self.v_lr > 0 and self.clamp_norm_factor > 0 and self.mom2_n_samples > 0):
-            raise ValueError("v_lr, clamp_norm_factor and mom2_n_samples: expected more than 0")
-        if self.v_weight_decay < 0 or self.kl_factor < 0:
-            raise ValueError("v_weight_decay and kl_factor: expected 0 or more")
-        if self.v_norm is not None and not (self.v_norm > 0 and self.v_norm_limit > 0):
-            raise ValueError("v_norm and v_norm_limit: expected more than 0")
-
-    @property
-    def corpus(self) -> Corpus:
-        """What the second moments are collected over."""
-        return Corpus(self.mom2_dataset, self.mom2_n_samples, of_project(self.stats_dir))
-
-
-class TargetEditor(Editor):
-    """What the four share: they measure the same of the unedited model, and their settings fit a model alike."""
-
-    hp: Any
-    strict: ClassVar[bool] = False
-    """Whether second moments that are near-singular are refused, or only warned of."""
-
-    def __init__(self, lm: LM, hp: Any, seed: int = 0) -> None:
-        self.lm, self.hp = lm, hp
-        self.names = {layer: f"{lm.mlp_out(layer)}.weight" for layer in sorted(hp.layers)}
-        """Layer -> the weight that is edited there, in ascending order."""
-        at_hand(lm.model, self.names.values())
-        self.templates = hp.context_templates or context_templates(lm, hp.context_template_length_params, seed)
-        self.moments = self.measured()
-
-    def measured(self) -> Mapping[int, Solver]:
-        """Per layer what an update is to leave alone: the second moments of keys, unless the settings do without."""
-        hp = self.hp
-        return factorised(self.lm, hp.layers, hp.corpus, self.strict) if hp.mom2_adjustment else {}
-
-    def about(self) -> Notes:
-        return {"context_templates": list(self.templates)}
-
-    @classmethod
-    def redrawn(cls, hp: Any) -> Any:
-        return replace(hp, context_templates=None)
-
-    @classmethod
-    def suggested(cls, values: Mapping[str, Any], lm: LM, layer: int | None) -> dict[str, Any]:
-        """`layers`, as many as in the template, end at the layer that holds facts; the loss reads the last one.
-
-        Another model's context templates are not taken: they are drawn.
-        """
-        assert layer is not None, "tracing says where facts are"
-        count = min(len(values["layers"]), lm.n_layers - 1)
-        start = max(0, layer - count + 1)
-        own = {"layers": list(range(start, start + count)), "v_loss_layer": lm.n_layers - 1}
-        return {**{key: value for key, value in values.items() if key != "context_templates"}, **own}
-
-
-@dataclass(frozen=True)
-class Prompts:
-    """One edit as token rows: N templates with all but the last target token, then the KL prompt "{subject} is a".
-
-    `at` is the index of the subject's last token in each row, `target` the n target ids.
-    """
-
-    rows: list[Row]
-    at: list[int]
-    target: Row
-
-    @property
-    def columns(self) -> int:
-        """How many columns a step of the search runs: those from the subject's last token on."""
-        return max(len(row) - at for row, at in zip(self.rows, self.at, strict=True))
-
-
-def prompts_of(lm: LM, edit: Edit, templates: Sequence[str]) -> Prompts:
-    with of_edit(edit):
-        target = target_ids(lm, edit.target)
-    placed = [in_template(lm, template, edit) for template in templates]
-    rows = [joined(ids, target) for ids, _ in placed] + [encode(lm, f"{edit.subject} is a")]
-    longest = max(map(len, rows))
-    if longest > lm.context:
-        raise UserError(
-            f"edit {edit.index}: {longest} tokens long with its template and target, but '{lm.name}' takes {lm.context}"
-        )
-    return Prompts(rows, [at for _, at in placed] + [len(encode(lm, edit.subject)) - 1], target)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """The rows of several edits in one rectangle, every subject's last token in the same column.
-
-    Rows are those of the first edit, then of the second, ...; N templates and one KL row each.
-    """
-
-    lm: LM
-    edits: list[Prompts]
-
-    @cached_property
-    def column(self) -> int:
-        return max(at for edit in self.edits for at in edit.at)
-
-    @cached_property
-    def reads(self) -> Reads:
-        """The target after each template; nothing is read after the KL prompts."""
-        rows, answers, at = zip(
-            *(
-                (row, edit.target if j < self.rows_each - 1 else [], at)
-                for edit in self.edits
-                for j, (row, at) in enumerate(zip(edit.rows, edit.at, strict=True))
-            ),
-            strict=True,
-        )
-        return Reads.of(self.lm, rows, answers, at)
-
-    @property
-    def rows_each(self) -> int:
-        return len(self.edits[0].rows)
-
-    @cached_property
-    def of(self) -> Tensor:
-        """Each read's edit, (N,)."""
-        return self.reads.row // self.rows_each
-
-    @cached_property
-    def mean(self) -> Tensor:
-        """What takes the mean of each edit's reads, (E, N): a GPU does products in one order, `index_add` in any."""
-        own = (torch.arange(len(self.edits), device=self.of.device).unsqueeze(1) == self.of).float()
-        return own / own.sum(1, keepdim=True)
-
-    def nll(self, logp: Tensor) -> Tensor:
-        """-log p of each edit's target, the mean over templates and tokens: (N, vocabulary) at the reads -> (E,)."""
-        return -self.mean @ self.reads.wanted(logp)
-
-    def likeliest(self, logp: Tensor) -> Tensor:
-        """Whether each token of an edit's target is the likeliest in all templates: as for `nll`, -> (E,)."""
-        missed = (logp.argmax(1) != self.reads.token).long()
-        return missed.new_zeros(len(self.edits)).index_add(0, self.of, missed) == 0
-
-    def some(self, kept: Sequence[int]) -> tuple["Batch", Tensor]:
-        """The batch of some of the edits, and the rows that stay."""
-        rows = torch.arange(len(self.edits) * self.rows_each, device=self.lm.device).view(len(self.edits), -1)
-        return Batch(self.lm, [self.edits[e] for e in kept]), rows[kept].flatten()
 
 
 class Patience:
