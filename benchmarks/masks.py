@@ -1,7 +1,6 @@
 """What a mask over updates writes for ordinary tokens, held against how far the model drifts (the study's question 5).
 
-    python -m benchmarks.masks [--edits 200 230] [--data DIR] [--tasks NLI ...] [--limit 40] [--figure FILE]
-        [--table FILE]
+    python -m benchmarks.masks [--edits 200 230] [--data DIR] [--tasks NLI ...] [--limit 40] [--table FILE]
 
 MEMIT's update D (d, f) is small where C, the second moments of ordinary keys, is large. A mask over its entries does
 not know C. With C scaled to trace f, tr(D C D^T) / |D|^2 is 1 for a D that lies anyhow to the ordinary keys, and
@@ -10,12 +9,9 @@ tr(D C D^T) is what D writes for an ordinary token, squared. D is all change of 
 
 import argparse
 import csv
-import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from matplotlib.figure import Figure
 
 import experiment as ex
 from benchmarks._common import embedded, hparams_file
@@ -38,7 +34,6 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     p.add_argument("--rules", nargs="+", default=RULES, help="as --regularizer takes them")
     p.add_argument("--tasks", nargs="+", default=TASKS, help="whose drift is measured")
     p.add_argument("--limit", type=int, default=40, help="records of each (default: 40)")
-    p.add_argument("--figure", type=Path, metavar="FILE", help="draw it there (.svg, .png, .pdf)")
     p.add_argument("--table", type=Path, metavar="FILE", help="write every number there, as CSV")
     return p.parse_args(argv)
 
@@ -83,9 +78,6 @@ def run(args: argparse.Namespace | None = None) -> Iterator[str]:
         if args.table:  # after each, as they take minutes
             tabulated(rows, hp.layers, args.tasks, args.table)
         yield str(rows[-1])
-    if args.figure:
-        drawn(rows).savefig(args.figure, dpi=200)
-        yield f"-> {args.figure}"
 
 
 def tabulated(rows: Sequence[Masked], layers: Sequence[int], tasks: Sequence[str], file: Path) -> None:
@@ -98,28 +90,6 @@ def tabulated(rows: Sequence[Masked], layers: Sequence[int], tasks: Sequence[str
             for measure, places in (("ratio", layers), ("written", layers), ("drift", tasks)):
                 values = zip(places, getattr(row, measure), strict=True)
                 writer.writerows((row.rule, measure, place, value) for place, value in values)
-
-
-def drawn(rows: Sequence[Masked]) -> Figure:
-    """One point for each regulariser: drift, the mean over tasks, over what is written for ordinary tokens.
-
-    A line joins those that do nothing but edit less.
-    """
-    figure = Figure(figsize=(8, 3), layout="constrained")
-    ways = (("ratio", "tr(DCD') / |D|², mean over layers"), ("written", "tr(DCD'), mean over layers"))
-    for axes, (field, label) in zip(figure.subplots(1, 2, sharey=True), ways, strict=True):
-        places = {}
-        for i, row in enumerate(rows):
-            places[row.rule] = statistics.mean(getattr(row, field)), statistics.mean(row.drift)
-            axes.plot(*places[row.rule], "osv^DPX*"[i % 8], label=f"{row.rule} ({row.held:.2f} held)")
-        less = sorted(place for rule, place in places.items() if rule.startswith(("none", "scale")))
-        axes.plot(*zip(*less, strict=True), color="0.8", lw=4, zorder=0)
-        axes.set_xlabel(label, fontsize=8)
-        axes.tick_params(labelsize=7)
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.axes[0].set_ylabel("drift, nats a token", fontsize=8)
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize=7, frameon=False)
-    return figure
 
 
 if __name__ == "__main__":

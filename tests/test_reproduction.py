@@ -10,9 +10,14 @@ from typing import Any
 import pytest
 from conftest import ROOT
 
+from analysis.collect import Setting
 from analysis.export import COLUMNS, COMPARED, EQUAL
+from analysis.harm import Equal
 from core.errors import UserError
+from core.types import Measure
 from docs.reproduction import __main__ as study
+from docs.reproduction import figures
+from docs.reproduction.tables import Masks, Tables
 
 HERE = ROOT / "docs/reproduction"
 
@@ -39,7 +44,7 @@ def test_a_sentence_that_is_not_so_stops_it() -> None:
         study.rendered("As it is.\n{{ so(1 > 2) }}Not so.")
 
 
-def test_what_the_tables_lack_stops_it(tables: study.Tables) -> None:
+def test_what_the_tables_lack_stops_it(tables: Tables) -> None:
     with pytest.raises(UserError, match=r"page\.jinja, line 1: 0 rows of comparisons\.csv: drift of At"):
         study.rendered('{{ t.at("ROME", "none", 10).mean("drift") }}', t=tables)
 
@@ -55,7 +60,7 @@ def write(file: Path, columns: Iterable[str], rows: Iterable[dict[str, Any]]) ->
 
 
 @pytest.fixture
-def tables(tmp_path: Path) -> study.Tables:
+def tables(tmp_path: Path) -> Tables:
     """Two draws of ten MEMIT edits, two tasks; CounterFact's facts and another limit beside them."""
     common = {"method": "MEMIT", "edits": 10, "regularizer": "none", "edit_data": "zsre", "limit": 24}
     compared, results = [], []
@@ -70,10 +75,10 @@ def tables(tmp_path: Path) -> study.Tables:
         results += [{**common, **also, **reliability, "draw": i, "value": v} for i, v in enumerate((0.5, 0.7))]
     write(tmp_path / "results.csv", COLUMNS, results)
     write(tmp_path / "comparisons.csv", COMPARED, compared)
-    return study.Tables(tmp_path)
+    return Tables(tmp_path)
 
 
-def test_what_the_tables_say(tables: study.Tables) -> None:
+def test_what_the_tables_say(tables: Tables) -> None:
     """Means over tasks and draws; harm is shown where p is small after correction and all draws agree."""
     at = tables.at("MEMIT", "none", 10)
     assert (at.held, at.draws, at.mean("text_logprob")) == pytest.approx((6.0, 2, -0.15))
@@ -83,7 +88,7 @@ def test_what_the_tables_say(tables: study.Tables) -> None:
     assert tables.at("MEMIT", "none", 10, limit=40).mean("drift") == pytest.approx(2.15)
 
 
-def test_what_they_do_not_say(tables: study.Tables) -> None:
+def test_what_they_do_not_say(tables: Tables) -> None:
     assert not tables.made("MEMIT", "none", 30) and tables.made("MEMIT", "none", 10)
     with pytest.raises(LookupError, match=r"0 rows of comparisons\.csv: drift of At"):
         tables.at("MEMIT", "RECT 40 %", 10).mean("drift")
@@ -94,7 +99,7 @@ def test_what_they_do_not_say(tables: study.Tables) -> None:
         tables.at("MEMIT", "none", 10).mean("drift")
 
 
-def test_a_further_draw_has_tables_of_its_own(tables: study.Tables, tmp_path: Path) -> None:
+def test_a_further_draw_has_tables_of_its_own(tables: Tables, tmp_path: Path) -> None:
     """Means are over draws, harm is what all of them show, and a regulariser is compared within each."""
     further = deepcopy(tables.reports[0])
     for row in further.compared:
@@ -115,17 +120,25 @@ def test_a_further_draw_has_tables_of_its_own(tables: study.Tables, tmp_path: Pa
     assert tables.at("MEMIT", "none", 10).draws == 2, "what one draw alone has is said of that one"
 
 
-def test_which_side_of_zero() -> None:
-    rows = [{"low": "-2", "high": "-1"}, {"low": "-1", "high": "1"}, {"low": "1", "high": "2"}]
-    assert [study.below(rows[:n]) for n in (1, 2)] == [True, False]
-    assert [study.above(rows[n:]) for n in (2, 1)] == [True, False]
+def test_what_every_draw_says() -> None:
+    """Of rows their intervals, of comparisons with editing less their signs; one that is not known agrees with none."""
+    assert [study.below([{"high": high} for high in highs]) for highs in (("-1", "-2"), ("-1", "1"))] == [True, False]
+    drawn = [compared(value) for value in (0.2, 0.1, -0.1, None)]
+    assert [study.agreed(drawn[a:b]) for a, b in ((0, 2), (2, 3), (1, 3), (0, 4))] == ["more", "less", "", ""]
+    assert study.gaps(drawn) == "+0.200 · +0.100 · −0.100 · –"
+
+
+def compared(value: float | None) -> Equal:
+    difference = None if value is None else Measure(value, float("nan"), float("nan"))
+    return Equal(Setting("", "ROME", None, "rect", None, ""), "drift", None, 5.0, 5.0, 1.0, 1.0, difference, None)
 
 
 def test_what_a_mask_writes_is_a_mean_over_layers_or_tasks(tmp_path: Path) -> None:
     file = tmp_path / "masks.csv"
     file.write_text("rule,measure,of,value\nnone,ratio,5,0.5\nnone,ratio,6,1.5\nscale:keep=0.8,ratio,5,3.0\n")
-    masks = study.Masks(file)
-    assert (masks.mean("none", "ratio"), masks.mean("scale:keep=0.8", "ratio")) == (1.0, 3.0)
+    masks = Masks(file)
+    assert (masks.mean("none", "ratio"), masks.mean("scale 0.8", "ratio")) == (1.0, 3.0)
+    assert masks.rules == ["none", "scale 0.8"]
     with pytest.raises(LookupError, match="no drift of none"):
         masks.mean("none", "drift")
 
@@ -137,3 +150,13 @@ def test_the_readme_has_its_table_and_its_figure() -> None:
     assert rows and set(rows) <= set(page.splitlines())
     (shown,) = re.findall(r"\(docs/reproduction/(.*?\.png)\)", top)
     assert f"({shown})" in page
+
+
+def test_the_figures_are_drawn_and_shown(tmp_path: Path) -> None:
+    """All that the page shows, and no other."""
+    found = study.tables()
+    figures.draw(found["t"], found["masks"], tmp_path)
+    shown = re.findall(r"!\[[^\]]*\]\(([^)]*)\)", (HERE / "README.md").read_text(encoding="utf-8"))
+    assert sorted(shown) == sorted(path.name for path in tmp_path.iterdir())
+    for name in shown:
+        assert (HERE / name).stat().st_size > 10_000 and (tmp_path / name).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
