@@ -146,13 +146,16 @@ class SpreadEditor(TargetEditor):
             while len(z) < len(edits):
                 batch = self._alike(prompts, order[len(z) : len(z) + size])
                 try:
-                    values, traces, lengths = self._optimised([prompts[i] for i in batch])
+                    found = self._optimised([prompts[i] for i in batch])
                 except torch.OutOfMemoryError:
                     if size == 1:
                         raise
+                    found = None
+                if found is None:  # now nothing holds the batch that was too large
                     size = max(1, len(batch) // 2)
                     torch.cuda.empty_cache()
                     continue
+                values, traces, lengths = found
                 z.update(zip(batch, values, strict=True))
                 losses.update(zip(batch, traces, strict=True))
                 norms.update(zip(batch, lengths, strict=True))

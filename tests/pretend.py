@@ -115,7 +115,7 @@ READS = (Tensor.tolist, Tensor.item, Tensor.__bool__, Tensor.__int__, Tensor.__f
 
 class _Held(TorchFunctionMode):
     def __torch_function__(self, call: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        assert call not in READS, f"{call} cannot be recorded"
+        assert call not in (*READS, torch.tensor), f"{call} cannot be recorded"
         return call(*args, **(kwargs or {}))
 
 

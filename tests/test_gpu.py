@@ -12,6 +12,7 @@ import torch
 import yaml
 from conftest import FAMILIES, ROOT, tiny
 from test_registry import EDITORS, batch_for, make
+from test_value import settings as of_a_search
 from torch import Tensor
 
 from benchmarks._common import sample_edits
@@ -26,6 +27,8 @@ from core.lm.model import LM
 from core.lm.tokens import encode_all
 from core.lm.weights import add_
 from core.registry import discover
+from editors._value import search
+from editors.memit import MEMIT
 from experiment.quality import probe
 from inputs.embedded import EMBEDDED_MODEL
 from tasks import EIGHT
@@ -66,6 +69,23 @@ def test_a_device_makes_the_same_edit(name: str, family: str, device: str, edits
     assert there.keys() == here.keys()
     for parameter, delta in here.items():
         assert relative(there[parameter], delta) <= 1e-3, parameter
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_edits_that_end_leave_the_batch(family: str, device: str, edits, tmp_path: Path, monkeypatch) -> None:
+    """Most end before a GPU is first asked; the others go on in a recording of their own, in a second update too."""
+    lm = tiny(family)
+    editor = MEMIT(lm, of_a_search(tmp_path))
+    losses = sorted(editor.deltas(edits)[1]["loss_last"])
+    monkeypatch.setattr(search, "GOOD_ENOUGH", losses[-2] * 1.01)
+    here, notes = editor.deltas(edits)
+    steps = sorted(notes["forwards"])
+    assert steps[len(steps) // 2] <= search.ASKED["cuda"] < steps[-1]
+    lm.model.to(device)
+    for _ in range(2):
+        there, noted = MEMIT(lm, editor.hp).deltas(edits)
+        assert noted["forwards"] == notes["forwards"]
+        assert all(relative(there[name], delta) <= 1e-3 for name, delta in here.items())
 
 
 @pytest.mark.parametrize("family", FAMILIES)

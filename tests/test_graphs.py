@@ -1,5 +1,6 @@
 """core.lm.graphs: who records, and on a GPU that what is played back is what was recorded."""
 
+from contextlib import nullcontext
 from functools import partial
 
 import pytest
@@ -18,6 +19,24 @@ def test_who_records() -> None:
     assert lm.recorder is not None and lm.recorder is lm.recorder
     lm.model.config._attn_implementation = "flash_attention_2"
     assert lm.recorder is None
+
+
+@pytest.mark.parametrize(("failures", "records"), [(0, 1), (1, 2), (2, 2)])
+def test_what_is_held_unused_is_given_back_once(failures: int, records: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recording that runs out of memory is tried again without it, and then is the caller's to put right."""
+    recorder, happened = object.__new__(Recorder), list[str]()
+
+    def recorded(self: Recorder, work: object) -> str:
+        happened.append("record")
+        if happened.count("record") <= failures:
+            raise torch.OutOfMemoryError
+        return "a recording"
+
+    monkeypatch.setattr(Recorder, "_recorded", recorded)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: happened.append("give back"))
+    with pytest.raises(torch.OutOfMemoryError) if failures == 2 else nullcontext():
+        assert recorder.recorded(lambda: None) == "a recording"
+    assert happened == ["record", "give back", "record"][: 2 * records - 1]
 
 
 @pytest.mark.gpu

@@ -103,6 +103,14 @@ def test_drift_is_kl_of_grouped_outcomes_and_at_most_that_of_all(
             assert drift == pytest.approx(float(whole.mean()), abs=1e-5)
 
 
+def test_a_broken_model_has_no_drift(lm: LM) -> None:
+    """NaN on either side says nothing of how far it is; an outcome that never was costs nothing."""
+    never = torch.tensor([[0.0, -math.inf, -math.inf]])
+    sure, broken = torch.tensor([[0.5, 0.25, 0.25]]).log(), torch.full((1, 3), math.nan)
+    assert Expected.of(never).drift(sure).tolist() == pytest.approx([math.log(2)])
+    assert Expected.of(broken).drift(sure).isnan().all() and Expected.of(sure).drift(broken).isnan().all()
+
+
 def test_an_unedited_model_has_not_drifted(lm: LM) -> None:
     known = expected(lm, PROMPTS, 3, first_answers(lm))
     for completion in complete(lm, PROMPTS, 3, batch_tokens=1, asked=questions(lm, known)):

@@ -45,11 +45,13 @@ def in_batches(
             width = size(rows[order[position]])
             batch = order[position : position + max(1, budget // width)]
             if not all(i in results for i in batch):
+                new: Sequence[T] | None = None
                 try:
                     new = work([rows[i] for i in batch])
                 except torch.OutOfMemoryError:
                     if len(batch) == 1:
                         raise
+                if new is None:  # now nothing holds the batch that was too large
                     budget = len(batch) * width // 2
                     torch.cuda.empty_cache()
                     continue

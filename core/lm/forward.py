@@ -134,6 +134,10 @@ class Resumed:
     hidden: Tensor
     prefix: KeysValues
 
+    def prepare(self) -> None:
+        """Make what runs have in common: what a recorded one makes is its own."""
+        _ = self._seen
+
     def run(self) -> Tensor:
         """Final hidden states (rows, columns, d), after the model's last norm. Differentiable."""
         with _entered(self):

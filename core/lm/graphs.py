@@ -15,7 +15,7 @@ Work = Callable[[], object]
 
 
 class Recorder:
-    """Records on one device. All that it records shares memory, so nothing may be left there between two calls."""
+    """Records on one device. All that it records shares memory, so nothing that is read later may be left there."""
 
     def __init__(self, device: torch.device) -> None:
         self.stream = torch.cuda.Stream(device)
@@ -26,13 +26,19 @@ class Recorder:
 
     def recorded(self, work: Work) -> torch.cuda.CUDAGraph:
         """What `work` would do, without doing it."""
+        with suppress(torch.OutOfMemoryError):  # while it records, torch does not give back what it holds unused
+            return self._recorded(work)
+        torch.cuda.empty_cache()
+        return self._recorded(work)
+
+    def _recorded(self, work: Work) -> torch.cuda.CUDAGraph:
         graph, here = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self.stream.device)
         self.stream.wait_stream(here)
         with torch.cuda.stream(self.stream), _nothing_collected():
             graph.capture_begin(self.pool, capture_error_mode="thread_local")
             try:
                 work()
-            except BaseException:  # lack of memory, say, which callers put right
+            except BaseException:
                 with suppress(RuntimeError):  # that the recording cannot be ended says less
                     graph.capture_end()
                 raise

@@ -47,10 +47,10 @@ class Expected:
         """KL(these || others) in nats at each position, of the others' log-probabilities (P, vocabulary): (P,).
 
         A lower bound of the KL over all tokens: grouping outcomes never makes two distributions easier to tell apart
-        (data processing; Cover and Thomas 2006, section 2.8).
+        (data processing; Cover and Thomas 2006, section 2.8). NaN where either is.
         """
         p, q = self.logp.to(logp.device), grouped(logp, self.ids.to(logp.device))
-        terms = torch.where(p > -math.inf, p.exp() * (p - q), 0.0)
+        terms = torch.where(p == -math.inf, 0.0, p.exp() * (p - q))
         return terms.sum(1).clamp(min=0)  # it is 0 or more, but for rounding
 
 

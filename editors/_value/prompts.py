@@ -95,6 +95,10 @@ class Batch:
         missed = (logp.argmax(1) != self.reads.token).long()
         return missed.new_zeros(len(self.edits)).index_add(0, self.of, missed) == 0
 
+    def prepare(self) -> None:
+        """Make what its losses are read with. That copies from the host, which no recorded step may."""
+        _ = self.reads, self.mean
+
     def some(self, kept: Sequence[int]) -> tuple["Batch", Tensor]:
         """The batch of some of the edits, and the rows that stay."""
         rows = torch.arange(len(self.edits) * self.rows_each, device=self.lm.device).view(len(self.edits), -1)

@@ -61,7 +61,8 @@ def optimise(
     `loss_layer` behind the final norm. State is float32 whatever the model's dtype.
 
     An edit that has ended keeps its delta, and leaves the batch the next time that the device is asked who has: each
-    step on a CPU, rarely on a GPU, which otherwise would stand still until its answer is here.
+    step on a CPU, rarely on a GPU, which otherwise would stand still until its answer is here. Where steps are recorded
+    those that have ended stay until they are half of the batch: a smaller one is recorded anew.
     """
     return _Search(batch, point, path, h0, hp, None if loss_layer == batch.lm.n_layers - 1 else loss_layer).run()
 
@@ -72,7 +73,8 @@ class _Search:
     def __init__(
         self, batch: Batch, point: Resumed, path: str, h0: Tensor, hp: TargetSettings, loss_layer: int | None
     ) -> None:
-        self.batch, self.point, self.path, self.hp, self.loss_layer = batch, point, path, hp, loss_layer
+        self.path, self.hp, self.loss_layer = path, hp, loss_layer
+        self._take(batch, point)
         self.norms = h0.float().norm(dim=1)  # (E,)
         self.delta = torch.zeros_like(h0, dtype=torch.float32, requires_grad=True)
         self.adam = torch.optim.Adam([self.delta], lr=hp.v_lr, capturable=h0.is_cuda)
@@ -106,6 +108,12 @@ class _Search:
             self._look()
         each = zip(self.losses.tolist(), self.taken.tolist(), strict=True)
         return Optimised(self.delta.detach(), [values[:count] for values, count in each])
+
+    def _take(self, batch: Batch, point: Resumed) -> None:
+        """The edits that steps are of, and the way into their pass."""
+        self.batch, self.point = batch, point
+        batch.prepare()
+        point.prepare()
 
     def _begin_adam(self) -> None:
         """The state that its first step would make: all of it is there before a step is recorded."""
@@ -141,8 +149,9 @@ class _Search:
 
     def _keep(self, kept: list[int]) -> None:
         """Go on with these of the edits alone."""
-        self.batch, rows = self.batch.some(kept)
-        self.point, self.unedited = self.point.rows(rows), self.unedited[kept]
+        batch, rows = self.batch.some(kept)
+        self._take(batch, self.point.rows(rows))
+        self.unedited = self.unedited[kept]
         self.active, self.going = self.active[kept], self.going[kept]
 
 

@@ -95,6 +95,7 @@ class TargetEditor(Editor):
     def suggested(cls, values: Mapping[str, Any], lm: LM, layer: int | None) -> dict[str, Any]:
         """`layers`, as many as in the template, end at the layer that holds facts; the loss reads the last one.
 
+        Where too few are below it they start at the first one.
         Another model's context templates are not taken: they are drawn.
         """
         assert layer is not None, "tracing says where facts are"
