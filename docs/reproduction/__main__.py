@@ -7,7 +7,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, UndefinedError
 
 from analysis import words
 from analysis.compare import fewest_changes
@@ -29,9 +29,9 @@ def change(row: Row, digits: int = 3) -> str:
     return f"{words.number(measure.value, digits, sign=True)} {words.bounds(measure, digits, sign=True)}"
 
 
-def below(rows: list[Row]) -> bool:
-    """Whether the whole interval lies below zero, in each."""
-    return all(float(row["high"]) < 0 for row in rows)
+def below(row: Row) -> bool:
+    """Whether the whole interval lies below zero."""
+    return float(row["high"]) < 0
 
 
 def facts(number: float) -> str:
@@ -74,15 +74,16 @@ def rendered(template: str, **given: Any) -> str:
     try:
         asked = {"so": so, "below": below, "agreed": agreed, "fewest": fewest_changes, "rules": RULES}
         return environment.from_string(template).render(**asked, **given)
-    except (ValueError, LookupError) as error:
+    except (ValueError, LookupError, UndefinedError) as error:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == "<template>"]
         raise UserError(f"{TEMPLATE}, line {lines[-1]}: {error}") from error
 
 
 def tables() -> dict[str, Any]:
-    """What the page asks: `t`, the tables of all draws, `cf`, those of question 6, and `masks`."""
+    """What the page asks: `t`, the tables of all draws, `cf`, those of question 6, `few`, its first run, and `masks`."""
     t = Tables(HERE / "report", *sorted(HERE.glob("draw-*")))
-    return {"t": t, "cf": Tables(HERE / "counterfact"), "masks": Masks(HERE / "masks.csv")}
+    cf, few = (Tables(HERE / name) for name in ("counterfact", "counterfact-24"))
+    return {"t": t, "cf": cf, "few": few, "masks": Masks(HERE / "masks.csv")}
 
 
 def page() -> str:

@@ -34,7 +34,7 @@ def growth(t: Tables) -> Figure:
     figure = Figure(figsize=(7.6, 2.9), layout="constrained")
     for ax, method in zip(figure.subplots(1, 2, sharey=True), ("ROME", "MEMIT"), strict=True):
         for edits, shift, fill in ((10, -0.17, "white"), (30, 0.17, LOOKS["none"][0])):
-            for at in t.at(method, "none", edits).reports:
+            for at in t.at(method, "none", edits).each:
                 of = at.of_tasks(TEXT)
                 ax.plot([*of.values()], [i + shift for i in range(len(of))], "o", color=INK, mfc=fill, ms=4, alpha=0.8)
         ax.set_yticks(range(len(of)), [*of])
@@ -54,8 +54,8 @@ def less(t: Tables) -> Figure:
     used = []
     for row, measure in zip(figure.subplots(2, 2), (DRIFT, TEXT), strict=True):
         for ax, method in zip(row, ("ROME", "MEMIT"), strict=True):
-            for report in t.reports:
-                ax.plot(*zip(*bends(report.spots(method, CONTROL, measure)), strict=True), **GREY)
+            for spots in t.spots(method, CONTROL, measure).values():
+                ax.plot(*zip(*bends(spots), strict=True), **GREY)
             for rule in (rule for rule in RULES if t.made(method, rule, 30)):
                 used.append(rule)
                 _points(ax, t.at(method, rule, 30), measure, *LOOKS[rule])
@@ -110,7 +110,7 @@ def masked(masks: Masks) -> Figure:
 
 def _points(ax: Axes, at: Draws, measure: str, colour: str, marker: str) -> None:
     """One for each draw."""
-    for spot in (of_one.spot(measure) for of_one in at.reports):
+    for spot in (of_one.spot(measure) for of_one in at.each):
         ax.plot(spot.held, spot.harm, marker, color=colour, ms=5.5, mew=0.8, mec="white", zorder=3)
 
 
