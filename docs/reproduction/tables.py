@@ -43,8 +43,8 @@ MASKS = {
 """A regulariser as the page calls it -> as masks.csv does."""
 HEADLINES = ("solve_rate", "accuracy", "exact_match", "rouge_mean", "f1")
 """A task has one of them."""
-PAST_KEYS = "(cache)"
-"""How a setting with them ends in the tables."""
+PAST_KEYS = "cache"
+"""The folder of results with them."""
 LONG = (("MEMIT", "MEMIT", False), ("MEMIT with past keys", "MEMIT", True), ("AlphaEdit", "AlphaEdit", False))
 """The methods of question 4: as the page calls them, as the tables do, and whether with past keys."""
 COUNTS = (10, 30)
@@ -155,12 +155,10 @@ class Tables:
 
         Raises LookupError if there is nothing.
         """
-        by_draw: dict[str, list[Row]] = {}
-        for row in _where(self.results, {**ORDINARY, "method": method, "edits": edits, **_columns(rule), **also}):
-            by_draw.setdefault(row["draw"], []).append(row)
-        if not by_draw:
-            raise LookupError(f"results.csv has no {method}, {rule} after {edits} edits {also or ''}".rstrip())
-        return Draws([At(method, rule, edits, draw, rows) for draw, rows in sorted(by_draw.items())])
+        wanted = {**ORDINARY, "method": method, "edits": edits, **_columns(rule), **also}
+        if rows := list(_where(self.results, wanted)):
+            return _by_draw(method, rule, edits, rows)
+        raise LookupError(f"results.csv has no {method}, {rule} after {edits} edits {also or ''}".rstrip())
 
     def made(self, *of: Any, **also: Any) -> bool:
         """Whether there are such results."""
@@ -207,9 +205,8 @@ class Tables:
         for name, method, past in LONG:
             for rule in ("none", "RECT 40 %", "RECT 20 % with feedback", "PRUNE"):
                 rows = _where(self.results, {"limit": 40, "edits": 200, "method": method, **_columns(rule)})
-                for setting in dict.fromkeys(row["setting"] for row in rows):
-                    if setting.endswith(PAST_KEYS) == past:
-                        yield name, rule, self.at(method, rule, 200, limit=40, setting=setting)
+                if own := [row for row in rows if (PAST_KEYS in Path(row["path"]).parts) == past]:
+                    yield name, rule, _by_draw(method, rule, 200, own)
 
     def equal(self, method: str, regularizer: str, metric: str, **also: Any) -> Row:
         """A regulariser against editing less where as many facts hold, the better of its settings: of a report."""
@@ -239,6 +236,13 @@ class Masks:
         if not found:
             raise LookupError(f"masks.csv has no {measure} of {rule}")
         return mean(found)
+
+
+def _by_draw(method: str, rule: str, edits: int, rows: Sequence[Row]) -> Draws:
+    draws: dict[str, list[Row]] = {}
+    for row in rows:
+        draws.setdefault(row["draw"], []).append(row)
+    return Draws([At(method, rule, edits, draw, own) for draw, own in sorted(draws.items())])
 
 
 def _columns(rule: str) -> dict[str, str]:
