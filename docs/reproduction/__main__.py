@@ -80,7 +80,7 @@ def rendered(template: str, **given: Any) -> str:
 
 
 def tables() -> dict[str, Any]:
-    """What the page asks: `t`, the tables of all draws, `cf`, those of question 6, `few`, its first run, and `masks`."""
+    """What the page asks: `t`, of all draws; `cf`, of question 6, and `few`, of its first run; `masks`."""
     t = Tables(HERE / "report", *sorted(HERE.glob("draw-*")))
     cf, few = (Tables(HERE / name) for name in ("counterfact", "counterfact-24"))
     return {"t": t, "cf": cf, "few": few, "masks": Masks(HERE / "masks.csv")}
