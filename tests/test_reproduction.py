@@ -136,6 +136,7 @@ def test_what_every_draw_says() -> None:
     drawn = [compared(value) for value in (0.2, 0.1, -0.1, None)]
     assert [study.agreed(drawn[a:b]) for a, b in ((0, 2), (2, 3), (1, 3), (0, 4))] == ["more", "less", "", ""]
     assert study.gaps(drawn) == "+0.200 · +0.100 · −0.100 · –"
+    assert [study.gaps(drawn[:n]) for n in (1, 2)] == ["+0.200", "**+0.200 · +0.100**"], "one draw agrees with none"
 
 
 def compared(value: float | None) -> Equal:

@@ -40,9 +40,10 @@ def facts(number: float) -> str:
 
 
 def gaps(compared: list[Equal]) -> str:
-    """A regulariser's harm minus that of editing less, of each draw; a dash where it holds no fact."""
+    """A regulariser's harm minus that of editing less, of each draw; a dash where it holds none. Bold if all agree."""
     values = [each.difference.value if each.difference else float("nan") for each in compared]
-    return " · ".join(words.number(value, 3, sign=True) for value in values)
+    text = " · ".join(words.number(value, 3, sign=True) for value in values)
+    return f"**{text}**" if len(compared) > 1 and agreed(compared) else text
 
 
 def agreed(compared: list[Equal]) -> str:

@@ -7,6 +7,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from analysis.harm import bends
 from analysis.plots.style import COLOURS, INK, MARKERS, SOFT, STYLE
@@ -60,6 +61,7 @@ def less(t: Tables) -> Figure:
                 used.append(rule)
                 _points(ax, t.at(method, rule, 30), measure, *LOOKS[rule])
             ax.axhline(0, color=INK, lw=0.8, zorder=0)
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
             ax.set_title(method)
         row[0].set_ylabel(LABELS[measure])
     figure.supxlabel("facts that hold, of 30", fontsize=7.5, color=SOFT)

@@ -106,6 +106,11 @@ class Draws:
         """The mean difference over tasks and draws."""
         return mean(mean(at.of_tasks(metric).values()) for at in self.each)
 
+    @property
+    def drifts(self) -> list[str]:
+        """The mean over the tasks, of each draw, as written."""
+        return [words.number(mean(at.of_tasks("drift").values()), 2) for at in self.each]
+
     def highest(self, metric: str) -> float:
         """The largest difference of all tasks and draws."""
         return max(max(at.of_tasks(metric).values()) for at in self.each)
