@@ -3,6 +3,7 @@
 import csv
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from core.errors import UserError
 from core.types import Measure
 from docs.reproduction import __main__ as study
 from docs.reproduction import figures
-from docs.reproduction.tables import Masks, Tables
+from docs.reproduction.tables import Draws, Masks, Tables
 
 HERE = ROOT / "docs/reproduction"
 
@@ -88,6 +89,7 @@ def test_what_the_tables_say(tables: Tables) -> None:
     at = tables.at("MEMIT", "none", 10)
     assert (at.held, at.draws, at.mean("text_logprob")) == pytest.approx((6.0, 2, -0.15))
     assert at.falls("text_logprob") == ["NLI"], "one of NER's two draws says the opposite"
+    assert (at.helds, at.drifts) == (["5", "7"], ["0.20", "0.20"])
     assert at.highest("text_logprob") == pytest.approx(0.1)
     assert at.of_task("drift", "NER") == pytest.approx(0.2) and at.drift(["NLI"]) == ["0.20"]
     assert tables.at("MEMIT", "none", 10, edit_data="counterfact").mean("text_logprob") == pytest.approx(0.85)
@@ -128,6 +130,29 @@ def test_a_rule_is_held_against_editing_less_of_its_own_draw(folder: Path) -> No
     (found,) = tables.less("MEMIT", "RECT 40 %", "drift")
     assert found.facts == 2.5 and found.difference is not None
     assert found.difference.value == pytest.approx(0.1 - 0.2 * 2.5 / 7), "draw 2 holds 7 at 0.2 without a rule"
+
+
+def test_one_setting_against_fewer_edits_by_a_straight_line(folder: Path) -> None:
+    """Five facts at 0.2 without it; three at 0.15 with it are 0.03 more than three fifths of that."""
+    tables = Tables(folder)
+    control = tables.at("MEMIT", "none", 10)
+    worse = [{**row, "difference": "0.15"} for row in control.each[0].results if row["metric"] == "drift"]
+    worse.append({"task": "", "metric": "after reliability", "value": "0.3"})
+    own = Draws([replace(control.each[0], rule="RECT 40 %", results=worse)])
+    assert study.against(control, own, "drift") == "+0.030"
+
+
+def test_which_scores_could_fall(tables: Tables) -> None:
+    """Nine of 24 answers must turn wrong in one of eight tasks; a graded score is not of right and wrong."""
+    scores = {"a": 9 / 24, "b": 8 / 24, "NER": 0.9, **dict.fromkeys("cdefg", 0.0)}
+    assert study.able(scores) == ["a"]
+    before = {"edits": "0", "limit": "24"}
+    tables.results = [
+        {**before, "task": task, "metric": metric, "value": value}
+        for task, own, best in (("NLI", "0.5", "0.6"), ("NER", "0.2", "0.0"))
+        for metric, value in (("accuracy", own), ("trivial", best))
+    ]
+    assert tables.above_trivial() == ["NER"]
 
 
 def test_what_every_draw_says() -> None:

@@ -4,6 +4,7 @@ python -m docs.reproduction
 """
 
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,13 @@ from jinja2 import Environment, StrictUndefined, UndefinedError
 
 from analysis import words
 from analysis.compare import fewest_changes
-from analysis.harm import Equal
+from analysis.harm import Equal, equal
 from core.disk.whole import whole
 from core.errors import UserError
 from core.script import script
 from core.types import Measure
 from docs.reproduction import figures
-from docs.reproduction.tables import RULES, Masks, Row, Tables
+from docs.reproduction.tables import RULES, Draws, Masks, Row, Tables
 
 HERE = Path(__file__).parent
 TEMPLATE = HERE / "page.jinja"
@@ -43,7 +44,19 @@ def gaps(compared: list[Equal]) -> str:
     """A regulariser's harm minus that of editing less, of each draw; a dash where it holds none. Bold if all agree."""
     values = [each.difference.value if each.difference else float("nan") for each in compared]
     text = " · ".join(words.number(value, 3, sign=True) for value in values)
-    return f"**{text}**" if len(compared) > 1 and agreed(compared) else text
+    return f"**{text}**" if len(compared) > 1 and agreed(compared) and "0.000" not in text.split() else text
+
+
+def against(control: Draws, at: Draws, measure: str) -> str:
+    """A setting's harm minus that of its method without it, by the straight line from the unedited model: one draw."""
+    (own,), (other,) = ([draw.spot(measure)] for draw in (at.each[0], control.each[0]))
+    return gaps([equal(own.setting, measure, [own], [other])])
+
+
+def able(scores: Mapping[str, float]) -> list[str]:
+    """The tasks whose scores are of right and wrong, and could be shown to fall."""
+    graded = ("summarization", "NER")
+    return [task for task, score in scores.items() if task not in graded and 24 * score >= fewest_changes(len(scores))]
 
 
 def agreed(compared: list[Equal]) -> str:
@@ -70,7 +83,7 @@ def rendered(template: str, **given: Any) -> str:
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
     environment.filters |= {"n": words.number, "p": words.p_value, "change": change, "facts": facts}
-    environment.filters["gaps"] = gaps
+    environment.filters |= {"gaps": gaps, "against": against, "able": able}
     environment.filters["listed"] = lambda parts: words.listed([*parts]) or "none"
     try:
         asked = {"so": so, "below": below, "agreed": agreed, "fewest": fewest_changes, "rules": RULES}

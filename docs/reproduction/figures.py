@@ -14,11 +14,16 @@ from analysis.plots.style import COLOURS, INK, MARKERS, SOFT, STYLE
 from core.disk.whole import whole
 from docs.reproduction.tables import CONTROL, LONG, RULES, Draws, Masks, Tables
 
-GREY: dict[str, Any] = dict(color="#bdbdbd", lw=2.5, zorder=1)
+GREY: dict[str, Any] = dict(color="#bdbdbd", lw=2, zorder=1)
 """Editing less."""
-TEXT, DRIFT = "text_logprob", "drift"
-LABELS = {DRIFT: "drift, nats a token", TEXT: "fall of log p of the text, nats a token"}
-LOOKS = dict(zip(RULES, zip((INK, *COLOURS, SOFT), ("o", *MARKERS[1:], "*"), strict=False), strict=False))
+FILLS, LINES = ("full", "none", "left"), ("-", "--", ":")
+"""How the first, second and third draw of facts are told apart."""
+LABELS = {
+    "drift": "drift",
+    "text_logprob": "fall of log p of the text",
+    "reference_logprob": "fall of log p of the reference",
+}
+LOOKS = dict(zip(RULES, zip((INK, *COLOURS, "#a65628"), ("o", *MARKERS[1:], "*"), strict=False), strict=False))
 """Rule -> colour and marker."""
 
 
@@ -32,58 +37,59 @@ def draw(t: Tables, masks: Masks, folder: Path) -> None:
 
 def growth(t: Tables) -> Figure:
     """What the text of each task loses by 10 and by 30 edits, a point for each draw."""
-    figure = Figure(figsize=(7.6, 2.9), layout="constrained")
+    figure = Figure(figsize=(7.6, 3), layout="constrained")
     for ax, method in zip(figure.subplots(1, 2, sharey=True), ("ROME", "MEMIT"), strict=True):
-        for edits, shift, fill in ((10, -0.17, "white"), (30, 0.17, LOOKS["none"][0])):
-            for at in t.at(method, "none", edits).each:
-                of = at.of_tasks(TEXT)
-                ax.plot([*of.values()], [i + shift for i in range(len(of))], "o", color=INK, mfc=fill, ms=4, alpha=0.8)
+        for edits, shift, colour in ((10, -0.17, COLOURS[5]), (30, 0.17, COLOURS[0])):
+            for at, fill in zip(t.at(method, "none", edits).each, FILLS, strict=False):
+                of = at.of_tasks("text_logprob")
+                ax.plot([*of.values()], [i + shift for i in range(len(of))], "o", color=colour, fillstyle=fill, ms=4.5)
         ax.set_yticks(range(len(of)), [*of])
         ax.axvline(0, color=INK, lw=0.8, zorder=1)
         ax.grid(axis="x")
         ax.set_title(method)
     figure.axes[0].invert_yaxis()
     figure.supxlabel("change of log p of the text, nats a token", fontsize=7.5, color=SOFT)
-    dots = [_dot(f"{edits} edits", INK, "o", fill) for edits, fill in ((10, "white"), (30, INK))]
-    figure.legend(handles=dots, loc="outside upper left", ncols=2)
+    dots = [_dot(f"{edits} edits", colour, "o") for edits, colour in ((10, COLOURS[5]), (30, COLOURS[0]))]
+    figure.legend(handles=[*dots, *_draws(t)], loc="outside upper left", ncols=5)
     return figure
 
 
 def less(t: Tables) -> Figure:
     """Harm over facts that hold after 30 edits: a point for each rule and draw, a line for editing less in each."""
-    figure = Figure(figsize=(7.6, 5.2), layout="constrained")
-    used = []
-    for row, measure in zip(figure.subplots(2, 2), (DRIFT, TEXT), strict=True):
-        for ax, method in zip(row, ("ROME", "MEMIT"), strict=True):
-            for spots in t.spots(method, CONTROL, measure).values():
-                ax.plot(*zip(*bends(spots), strict=True), **GREY)
-            for rule in (rule for rule in RULES if t.made(method, rule, 30)):
-                used.append(rule)
+    figure = Figure(figsize=(9.6, 5.4), layout="constrained")
+    rules = [rule for rule in RULES if t.made("MEMIT", rule, 30) or t.made("ROME", rule, 30)]
+    for row, method in zip(figure.subplots(2, 3), ("ROME", "MEMIT"), strict=True):
+        for ax, measure in zip(row, LABELS, strict=True):
+            for spots, line in zip(t.spots(method, CONTROL, measure).values(), LINES, strict=False):
+                ax.plot(*zip(*bends(spots), strict=True), ls=line, **GREY)
+            for rule in (rule for rule in rules if t.made(method, rule, 30)):
                 _points(ax, t.at(method, rule, 30), measure, *LOOKS[rule])
             ax.axhline(0, color=INK, lw=0.8, zorder=0)
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-            ax.set_title(method)
-        row[0].set_ylabel(LABELS[measure])
+            ax.set_title(f"{method}: {LABELS[measure]}")
     figure.supxlabel("facts that hold, of 30", fontsize=7.5, color=SOFT)
-    handles = [_dot(_name(rule), *LOOKS[rule]) for rule in dict.fromkeys(used)]
-    figure.legend(handles=[*handles, Line2D([], [], label="editing less", **GREY)], loc="outside upper left", ncols=5)
+    figure.supylabel("nats a token", fontsize=7.5, color=SOFT)
+    handles = [_dot(_name(rule), *LOOKS[rule]) for rule in rules]
+    lines = [Line2D([], [], label="editing less", **GREY), *_draws(t)]
+    figure.legend(handles=[*handles, *lines], loc="outside upper left", ncols=6)
     return figure
 
 
 def long(t: Tables) -> Figure:
     """Harm over facts that hold after 200 edits: colours are rules, markers methods."""
-    figure = Figure(figsize=(7.6, 2.9), layout="constrained")
+    figure = Figure(figsize=(9.6, 3), layout="constrained")
     markers = dict(zip((name for name, _, _ in LONG), "os^", strict=True))
-    for ax, measure in zip(figure.subplots(1, 2), (DRIFT, TEXT), strict=True):
+    for ax, measure in zip(figure.subplots(1, 3), LABELS, strict=True):
         for method, rule, at in t.long():
             _points(ax, at, measure, LOOKS[rule][0], markers[method])
-        ax.set_ylabel(LABELS[measure])
-        ax.set_ylim(bottom=0)
+        ax.axhline(0, color=INK, lw=0.8, zorder=0)
+        ax.set_title(LABELS[measure])
     figure.supxlabel("facts that hold, of 200", fontsize=7.5, color=SOFT)
+    figure.supylabel("nats a token", fontsize=7.5, color=SOFT)
     rules = dict.fromkeys(rule for _, rule, _ in t.long())
-    handles = [_dot(method, SOFT, marker) for method, marker in markers.items()]
-    handles += [_dot(_name(rule), LOOKS[rule][0], "D") for rule in rules]
-    figure.legend(handles=handles, loc="outside upper left", ncols=4)
+    handles = [_dot(method, SOFT, marker, "none") for method, marker in markers.items()]
+    handles += [Line2D([], [], color=LOOKS[rule][0], lw=4, label=_name(rule)) for rule in rules]
+    figure.legend(handles=handles, loc="outside upper left", ncols=7)
     return figure
 
 
@@ -91,7 +97,7 @@ def masked(masks: Masks) -> Figure:
     """Drift over how much of an update meets ordinary tokens, and over what it writes for them."""
     figure = Figure(figsize=(7.6, 3.1), layout="constrained")
     ways = {
-        "ratio": "tr(DCD\u1d40) / |D|\u00b2: the share that meets ordinary tokens",
+        "ratio": "tr(DCD\u1d40) / |D|\u00b2: the overlap with ordinary tokens",
         "written": "tr(DCD\u1d40): what is written for them",
     }
     for ax, (measure, label) in zip(figure.subplots(1, 2, sharey=True), ways.items(), strict=True):
@@ -101,7 +107,7 @@ def masked(masks: Masks) -> Figure:
         ax.plot(*zip(*sorted(places[rule] for rule in CONTROL), strict=True), **GREY)
         ax.set_xlabel(label)
         ax.set_ylim(bottom=0)
-    figure.axes[0].set_ylabel(LABELS[DRIFT])
+    figure.axes[0].set_ylabel("drift, nats a token")
     handles = [
         _dot(f"{_name(rule)}: {30 * masks.mean(rule, 'reliability'):.0f} facts", *LOOKS[rule]) for rule in masks.rules
     ]
@@ -112,13 +118,20 @@ def masked(masks: Masks) -> Figure:
 
 def _points(ax: Axes, at: Draws, measure: str, colour: str, marker: str) -> None:
     """One for each draw."""
-    for spot in (of_one.spot(measure) for of_one in at.each):
-        ax.plot(spot.held, spot.harm, marker, color=colour, ms=5.5, mew=0.8, mec="white", zorder=3)
+    for of_one, fill in zip(at.each, FILLS, strict=False):
+        spot = of_one.spot(measure)
+        ax.plot(spot.held, spot.harm, marker, color=colour, fillstyle=fill, ms=5.5, mew=1, zorder=3)
+
+
+def _draws(t: Tables) -> list[Line2D]:
+    """How the draws are told apart."""
+    fills = FILLS[: t.at("MEMIT", "none", 30).draws]
+    return [_dot(f"draw {i}", SOFT, "o", fill) for i, fill in enumerate(fills, 1)]
 
 
 def _name(rule: str) -> str:
     return "no regulariser" if rule == "none" else rule
 
 
-def _dot(label: str, colour: str, marker: str, fill: str | None = None) -> Line2D:
-    return Line2D([], [], ls="none", label=label, color=colour, marker=marker, mfc=fill or colour)
+def _dot(label: str, colour: str, marker: str, fill: Any = "full") -> Line2D:
+    return Line2D([], [], ls="none", label=label, color=colour, marker=marker, fillstyle=fill)

@@ -108,8 +108,14 @@ class Draws:
 
     @property
     def drifts(self) -> list[str]:
-        """The mean over the tasks, of each draw, as written."""
-        return [words.number(mean(at.of_tasks("drift").values()), 2) for at in self.each]
+        """The mean over the tasks, of each draw, as written: three digits where two say little."""
+        values = [mean(at.of_tasks("drift").values()) for at in self.each]
+        return [words.number(value, 2 if min(values) >= 0.1 else 3) for value in values]
+
+    @property
+    def helds(self) -> list[str]:
+        """How many facts hold after the last edit, of each draw."""
+        return [f"{at.edits * at.quality('reliability'):.0f}" for at in self.each]
 
     def highest(self, metric: str) -> float:
         """The largest difference of all tasks and draws."""
@@ -182,28 +188,33 @@ class Tables:
         rows = list(_where(self.results, {"edits": 0, "limit": limit}))
         return {row["task"]: float(row["value"]) for row in rows if row["metric"] in HEADLINES}
 
+    def above_trivial(self, limit: int = 24) -> list[str]:
+        """The tasks in which the unedited model scores more than the best constant answer."""
+        rows = _where(self.results, {"edits": 0, "limit": limit, "metric": "trivial"})
+        trivial, scores = {row["task"]: float(row["value"]) for row in rows}, self.unedited(limit)
+        return [task for task, score in scores.items() if score > trivial[task]]
+
     def grown(self, method: str) -> int:
         """In how many tasks, draw by draw, 30 edits without a regulariser have moved the model further than 10."""
         few, many = (self.at(method, "none", edits).each for edits in COUNTS)
         pairs = [(a.of_tasks("drift"), b.of_tasks("drift")) for a, b in zip(few, many, strict=True)]
         return sum(after[task] > before[task] for before, after in pairs for task in before)
 
-    def spots(self, method: str, rules: Sequence[str], measure: str) -> dict[str, list[Spot]]:
+    def spots(self, method: str, rules: Sequence[str], measure: str, **also: Any) -> dict[str, list[Spot]]:
         """Of each draw these rules after 10 and 30 edits, as far as they were run."""
         found: dict[str, list[Spot]] = {}
         for rule, edits in itertools.product(rules, COUNTS):
-            for at in self.at(method, rule, edits).each if self.made(method, rule, edits) else ():
+            for at in self.at(method, rule, edits, **also).each if self.made(method, rule, edits, **also) else ():
                 found.setdefault(at.draw, []).append(at.spot(measure))
         return found
 
-    def less(self, method: str, rule: str, measure: str) -> list[Equal]:
+    def less(self, method: str, rule: str, measure: str, control: Sequence[str] = CONTROL, **also: Any) -> list[Equal]:
         """One regulariser against editing less where as many facts hold, in each draw that has it.
 
         Both are read off the line through the unedited model, 10 and 30 edits: analysis.harm says how.
         """
-        control = self.spots(method, CONTROL, measure)
-        own = self.spots(method, [rule], measure)
-        return [equal(curve[0].setting, measure, curve, control[draw]) for draw, curve in own.items()]
+        other, own = (self.spots(method, rules, measure, **also) for rules in (control, [rule]))
+        return [equal(curve[0].setting, measure, curve, other[draw]) for draw, curve in own.items()]
 
     def long(self) -> Iterator[tuple[str, str, Draws]]:
         """Of question 4 all that was run: the method, the rule, and what was found after 200 edits."""
