@@ -219,7 +219,7 @@ class Tables:
     def long(self) -> Iterator[tuple[str, str, Draws]]:
         """Of question 4 all that was run: the method, the rule, and what was found after 200 edits."""
         for name, method, past in LONG:
-            for rule in ("none", "RECT 40 %", "RECT 20 % with feedback", "PRUNE"):
+            for rule in ("none", "RECT 40 %", "RECT 20 % with feedback", "scale 0.8", "PRUNE"):
                 rows = _where(self.results, {"limit": 40, "edits": 200, "method": method, **_columns(rule)})
                 if own := [row for row in rows if (PAST_KEYS in Path(row["path"]).parts) == past]:
                     yield name, rule, _by_draw(method, rule, 200, own)
