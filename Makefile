@@ -50,8 +50,8 @@ reproduction: $(VENV)/ready $(MEND)
 	$(BIN)/python sweep.py configs/reproduction-counterfact.yaml
 	$(BIN)/python sweep.py configs/reproduction-long.yaml
 	$(BIN)/python -m benchmarks.masks --limit 24 --table docs/reproduction/masks.csv
-	rm -rf docs/reproduction/draw-*  # the report has all draws
 	$(BIN)/python report.py test-result/reproduction --out docs/reproduction/report
+	rm -rf docs/reproduction/draw-*  # the report has all draws
 	$(BIN)/python report.py test-result/reproduction/counterfact --out docs/reproduction/counterfact
 
 $(MEND): | $(VENV)/ready

@@ -17,7 +17,8 @@ from core.errors import UserError
 from core.types import Measure
 from docs.reproduction import __main__ as study
 from docs.reproduction import figures
-from docs.reproduction.tables import Draws, Masks, Tables
+from docs.reproduction.masks import Masks
+from docs.reproduction.tables import Draws, Tables
 
 HERE = ROOT / "docs/reproduction"
 

@@ -18,7 +18,8 @@ from core.errors import UserError
 from core.script import script
 from core.types import Measure
 from docs.reproduction import figures
-from docs.reproduction.tables import RULES, Draws, Masks, Row, Tables
+from docs.reproduction.masks import Masks
+from docs.reproduction.tables import RULES, Draws, Row, Tables
 
 HERE = Path(__file__).parent
 TEMPLATE = HERE / "page.jinja"

@@ -1,5 +1,6 @@
 """The page's figures, drawn from its tables."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from matplotlib.ticker import MaxNLocator
 from analysis.harm import bends
 from analysis.plots.style import COLOURS, INK, MARKERS, SOFT, STYLE
 from core.disk.whole import whole
-from docs.reproduction.tables import CONTROL, LONG, RULES, Draws, Masks, Tables
+from docs.reproduction.masks import Masks
+from docs.reproduction.tables import CONTROL, LONG, RULES, Draws, Tables
 
 GREY: dict[str, Any] = dict(color="#bdbdbd", lw=2, zorder=1)
 """Editing less."""
@@ -40,8 +42,8 @@ def growth(t: Tables) -> Figure:
     figure = Figure(figsize=(7.6, 3), layout="constrained")
     for ax, method in zip(figure.subplots(1, 2, sharey=True), ("ROME", "MEMIT"), strict=True):
         for edits, shift, colour in ((10, -0.17, COLOURS[5]), (30, 0.17, COLOURS[0])):
-            for at, fill in zip(t.at(method, "none", edits).each, FILLS, strict=False):
-                of = at.of_tasks("text_logprob")
+            for at in t.at(method, "none", edits).each:
+                of, fill = at.of_tasks("text_logprob"), _of_draw(at.draw, FILLS)
                 ax.plot([*of.values()], [i + shift for i in range(len(of))], "o", color=colour, fillstyle=fill, ms=4.5)
         ax.set_yticks(range(len(of)), [*of])
         ax.axvline(0, color=INK, lw=0.8, zorder=1)
@@ -60,8 +62,8 @@ def less(t: Tables) -> Figure:
     rules = [rule for rule in RULES if t.made("MEMIT", rule, 30) or t.made("ROME", rule, 30)]
     for row, method in zip(figure.subplots(2, 3), ("ROME", "MEMIT"), strict=True):
         for ax, measure in zip(row, LABELS, strict=True):
-            for spots, line in zip(t.spots(method, CONTROL, measure).values(), LINES, strict=False):
-                ax.plot(*zip(*bends(spots), strict=True), ls=line, **GREY)
+            for of_draw, spots in t.spots(method, CONTROL, measure).items():
+                ax.plot(*zip(*bends(spots), strict=True), ls=_of_draw(of_draw, LINES), **GREY)
             for rule in (rule for rule in rules if t.made(method, rule, 30)):
                 _points(ax, t.at(method, rule, 30), measure, *LOOKS[rule])
             ax.axhline(0, color=INK, lw=0.8, zorder=0)
@@ -118,15 +120,19 @@ def masked(masks: Masks) -> Figure:
 
 def _points(ax: Axes, at: Draws, measure: str, colour: str, marker: str) -> None:
     """One for each draw."""
-    for of_one, fill in zip(at.each, FILLS, strict=False):
-        spot = of_one.spot(measure)
+    for of_one in at.each:
+        spot, fill = of_one.spot(measure), _of_draw(of_one.draw, FILLS)
         ax.plot(spot.held, spot.harm, marker, color=colour, fillstyle=fill, ms=5.5, mew=1, zorder=3)
 
 
 def _draws(t: Tables) -> list[Line2D]:
     """How the draws are told apart."""
-    fills = FILLS[: t.at("MEMIT", "none", 30).draws]
-    return [_dot(f"draw {i}", SOFT, "o", fill) for i, fill in enumerate(fills, 1)]
+    return [_dot(f"draw {at.draw}", SOFT, "o", _of_draw(at.draw, FILLS)) for at in t.at("MEMIT", "none", 30).each]
+
+
+def _of_draw(draw: str, looks: Sequence[Any]) -> Any:
+    """A draw's own; the first where facts were not drawn."""
+    return looks[(int(draw or 1) - 1) % len(looks)]
 
 
 def _name(rule: str) -> str:

@@ -1,8 +1,8 @@
-"""The tables that the study's page is made from, asked as the page asks: of reports, and of the masks of question 5."""
+"""The tables of reports that the study's page is made from, asked as the page asks."""
 
 import csv
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
@@ -30,17 +30,6 @@ RULES = {
     "PRUNE": ("prune", "", '{"variant": "log"}'),
 }
 """A regulariser as the page calls it -> regularizer, keep and parameters in the tables."""
-MASKS = {
-    "none": "none",
-    "RECT 40 %": "rect:keep=0.4",
-    "RECT 20 %": "rect:keep=0.2",
-    "RECT 20 % with feedback": "rect:keep=0.2,feedback=true",
-    "random 40 %": "random:keep=0.4",
-    "magnitude 40 %": "magnitude:keep=0.4",
-    "scale 0.8": "scale:keep=0.8",
-    "scale 0.6": "scale:keep=0.6",
-}
-"""A regulariser as the page calls it -> as masks.csv does."""
 HEADLINES = ("solve_rate", "accuracy", "exact_match", "rouge_mean", "f1")
 """A task has one of them."""
 PAST_KEYS = "cache"
@@ -87,7 +76,7 @@ class At:
 
     def quality(self, metric: str) -> float:
         """How the edits have fared after the last one: reliability, locality and so on."""
-        (row,) = _where(self.results, {"task": "", "metric": f"after {metric}"})
+        (row,) = where(self.results, {"task": "", "metric": f"after {metric}"})
         return float(row["value"])
 
     def spot(self, measure: str) -> Spot:
@@ -166,17 +155,18 @@ class Tables:
 
         Raises LookupError if there is nothing.
         """
-        wanted = {**ORDINARY, "method": method, "edits": edits, **_columns(rule), **also}
-        if rows := list(_where(self.results, wanted)):
-            return _by_draw(method, rule, edits, rows)
+        if (found := self._found(method, rule, edits, **also)).each:
+            return found
         raise LookupError(f"results.csv has no {method}, {rule} after {edits} edits {also or ''}".rstrip())
 
     def made(self, *of: Any, **also: Any) -> bool:
         """Whether there are such results."""
-        try:
-            return bool(self.at(*of, **also))
-        except LookupError:
-            return False
+        return bool(self._found(*of, **also).each)
+
+    def _found(self, method: str, rule: str, edits: int, **also: Any) -> Draws:
+        """There may be none."""
+        wanted = {**ORDINARY, "method": method, "edits": edits, **_columns(rule), **also}
+        return _by_draw(method, rule, edits, where(self.results, wanted))
 
     def first(self, method: str, rule: str, counts: list[int], metric: str, **also: Any) -> int | str:
         """The smallest of these numbers of edits from which on harm is shown at all later ones; a dash for none."""
@@ -185,12 +175,12 @@ class Tables:
 
     def unedited(self, limit: int = 24) -> dict[str, float]:
         """The headline score of each task before any edit."""
-        rows = list(_where(self.results, {"edits": 0, "limit": limit}))
+        rows = list(where(self.results, {"edits": 0, "limit": limit}))
         return {row["task"]: float(row["value"]) for row in rows if row["metric"] in HEADLINES}
 
     def above_trivial(self, limit: int = 24) -> list[str]:
         """The tasks in which the unedited model scores more than the best constant answer."""
-        rows = _where(self.results, {"edits": 0, "limit": limit, "metric": "trivial"})
+        rows = where(self.results, {"edits": 0, "limit": limit, "metric": "trivial"})
         trivial, scores = {row["task"]: float(row["value"]) for row in rows}, self.unedited(limit)
         return [task for task, score in scores.items() if score > trivial[task]]
 
@@ -204,7 +194,7 @@ class Tables:
         """Of each draw these rules after 10 and 30 edits, as far as they were run."""
         found: dict[str, list[Spot]] = {}
         for rule, edits in itertools.product(rules, COUNTS):
-            for at in self.at(method, rule, edits, **also).each if self.made(method, rule, edits, **also) else ():
+            for at in self._found(method, rule, edits, **also).each:
                 found.setdefault(at.draw, []).append(at.spot(measure))
         return found
 
@@ -220,41 +210,18 @@ class Tables:
         """Of question 4 all that was run: the method, the rule, and what was found after 200 edits."""
         for name, method, past in LONG:
             for rule in ("none", "RECT 40 %", "RECT 20 % with feedback", "scale 0.8", "PRUNE"):
-                rows = _where(self.results, {"limit": 40, "edits": 200, "method": method, **_columns(rule)})
+                rows = where(self.results, {"limit": 40, "edits": 200, "method": method, **_columns(rule)})
                 if own := [row for row in rows if (PAST_KEYS in Path(row["path"]).parts) == past]:
                     yield name, rule, _by_draw(method, rule, 200, own)
 
     def equal(self, method: str, regularizer: str, metric: str, **also: Any) -> Row:
         """A regulariser against editing less where as many facts hold, the better of its settings: of a report."""
         wanted = {**ORDINARY, "method": method, "regularizer": regularizer, "metric": metric, "against": EQUAL, **also}
-        (row,) = _where(self.compared, wanted)
+        (row,) = where(self.compared, wanted)
         return row
 
 
-class Masks:
-    """The table of `python -m benchmarks.masks`."""
-
-    def __init__(self, file: Path) -> None:
-        self.rows = list(csv.DictReader(file.open(encoding="utf-8")))
-
-    @property
-    def rules(self) -> list[str]:
-        """As the page calls them."""
-        asked = {written: rule for rule, written in MASKS.items()}
-        return [asked[written] for written in dict.fromkeys(row["rule"] for row in self.rows)]
-
-    def mean(self, rule: str, measure: str) -> float:
-        """Over the layers (ratio, written), the tasks (drift), or of the edits (reliability).
-
-        Raises LookupError if there is none.
-        """
-        found = [float(row["value"]) for row in _where(self.rows, {"rule": MASKS[rule], "measure": measure})]
-        if not found:
-            raise LookupError(f"masks.csv has no {measure} of {rule}")
-        return mean(found)
-
-
-def _by_draw(method: str, rule: str, edits: int, rows: Sequence[Row]) -> Draws:
+def _by_draw(method: str, rule: str, edits: int, rows: Iterable[Row]) -> Draws:
     draws: dict[str, list[Row]] = {}
     for row in rows:
         draws.setdefault(row["draw"], []).append(row)
@@ -270,5 +237,6 @@ def _setting(method: str, rule: str) -> Setting:
     return Setting("", method, None, _columns(rule)["regularizer"], None, "")
 
 
-def _where(rows: list[Row], wanted: dict[str, Any]) -> Iterator[Row]:
+def where(rows: list[Row], wanted: dict[str, Any]) -> Iterator[Row]:
+    """Those that hold what is wanted, column by column."""
     return (row for row in rows if all(row[name] == str(value) for name, value in wanted.items()))
