@@ -4,6 +4,7 @@ import dataclasses
 import json
 import runpy
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ from conftest import FAMILIES, ROOT, tiny
 from test_registry import EDITORS, batch_for, make
 from test_value import settings as of_a_search
 from torch import Tensor
+from transformers.models.llama import modeling_llama
 
 from benchmarks._common import sample_edits
 from core import hparams
 from core.folders import HPARAMS, MODELS, SAMPLE
 from core.lm.begun import begin
-from core.lm.fused import fuse_
+from core.lm.fused import fuse_, rotated
 from core.lm.generate import complete
 from core.lm.likelihood import Asked
 from core.lm.load import load
@@ -32,6 +34,7 @@ from editors.memit import MEMIT
 from experiment.quality import probe
 from inputs.embedded import EMBEDDED_MODEL
 from tasks import EIGHT
+from tests.reference import rotary as naive
 
 CUDA = (pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"))
 TASKS = discover("tasks", "TASK")
@@ -111,7 +114,8 @@ def test_what_is_recorded_says_the_same(family: str, device: str, monkeypatch: p
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_fused_parts_compute_the_same(family: str, device: str) -> None:
+def test_fused_parts_compute_the_same(family: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(modeling_llama, "apply_rotary_pos_emb", naive.rotated)
     lm = tiny(family)
     lm.model.to(device)
     weights, parts = lm.model.state_dict(), {type(module) for module in lm.model.modules()}
@@ -120,7 +124,21 @@ def test_fused_parts_compute_the_same(family: str, device: str) -> None:
     fuse_(lm.model)
     torch.testing.assert_close(begin(lm, rows).logits, wanted, rtol=1e-4, atol=1e-5)
     assert parts != {type(module) for module in lm.model.modules()}, "nothing was fused"
+    assert (modeling_llama.apply_rotary_pos_emb is rotated) == (family == "llama")
     assert all(torch.equal(weights[name], tensor) for name, tensor in lm.model.state_dict().items())
+
+
+@pytest.mark.parametrize("turns", [rotated, modeling_llama.apply_rotary_pos_emb])
+def test_rotated_as_defined(turns: Callable[..., tuple[Tensor, Tensor]], device: str) -> None:
+    """And what its gradients are; of more queries than keys, in the layout that projections have."""
+    torch.manual_seed(0)
+    q, k = (torch.randn(2, 5, heads, 8, device=device).transpose(1, 2).requires_grad_() for heads in (4, 2))
+    angles = torch.randn(2, 5, 4, device=device).repeat(1, 1, 2)
+    given = (q, k, angles.cos(), angles.sin())
+    found, wanted = turns(*given), naive.rotated(*given)
+    torch.testing.assert_close(found, wanted)
+    loss, other = (sum((x**3).sum() for x in pair) for pair in (found, wanted))
+    torch.testing.assert_close(torch.autograd.grad(loss, [q, k]), torch.autograd.grad(other, [q, k]))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -150,8 +150,9 @@ class Roomy(Begun):
         self._settle()
 
 
-PIECE = {"cpu": 1024, "cuda": 65536}
-"""Tokens of prompts that go through at a time. On a CPU the activations of more leave its caches."""
+PIECE = {"cpu": 1024, "cuda": 8192}
+"""Tokens of prompts that go through at a time. On a CPU the activations of more leave its caches; a GPU is busy with so
+many, and of more, whose lengths differ more, many are padding (docs/speed.md)."""
 
 
 @torch.inference_mode()
