@@ -1,7 +1,7 @@
 """The same parts of a model in fewer kernels.
 
 Transformers writes some activations and norms as a dozen operations on whole tensors, and the rotation of queries and
-keys as ten. A GPU reads and writes its memory for each of them: 40 % of what a label task takes with gpt2-xl, a quarter
+keys as ten. A GPU reads and writes its memory for each of them: 40 % of what a label task takes with gpt2-xl, a fifth
 with llama-7b. torch has activations and norms as one; and what is one rounds once.
 """
 
