@@ -49,6 +49,7 @@ reproduction: $(VENV)/ready $(MEND)
 	$(BIN)/python sweep.py configs/reproduction.yaml
 	$(BIN)/python sweep.py configs/reproduction-counterfact.yaml
 	$(BIN)/python sweep.py configs/reproduction-long.yaml
+	$(BIN)/python sweep.py configs/reproduction-long-draws.yaml
 	$(BIN)/python -m benchmarks.masks --limit 24 --table docs/reproduction/masks.csv
 	$(BIN)/python report.py test-result/reproduction --out docs/reproduction/report
 	rm -rf docs/reproduction/draw-*  # the report has all draws
