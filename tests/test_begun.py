@@ -47,9 +47,10 @@ def test_begun_rows_go_on_as_if_alone(lm: LM, start: str, piece: int, monkeypatc
     if prefix.states is not None:
         assert_close(prefix.states, alone(lm, prefix.ids))
 
-    answers, index = [encode(lm, text) for text in MORE], [3, 0, 3]
-    for i, answer, states in zip(index, answers, begun.behind(index, answers), strict=True):
-        assert_close(states[: len(answer)], alone(lm, rows[i] + answer)[len(rows[i]) :])
+    answers = [encode(lm, text) for text in MORE]
+    for index, texts in (([3, 0, 3], answers), (list(range(len(rows))), [*answers, *answers][: len(rows)])):
+        for i, text, states in zip(index, texts, begun.behind(index, texts), strict=True):
+            assert_close(states[: len(text)], alone(lm, rows[i] + text)[len(rows[i]) :])
 
     for token in (5, 9):  # what was put behind some of them has left no trace
         rows = [[*row, token] for row in rows]

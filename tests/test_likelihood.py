@@ -136,6 +136,20 @@ def test_no_batch_changes_a_measure_and_no_measure_a_completion(
         assert one.measures == pytest.approx(three.measures, abs=1e-4)
 
 
+def test_what_is_read_of_many_rows_is_read_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logits of a few states at a time would read the vocabulary's matrix for each row."""
+    lm = tiny("gpt2")
+    products, logits = [], LM.logits
+    monkeypatch.setattr(LM, "logits", lambda self, states: products.append(len(states)) or logits(self, states))
+    known = expected(lm, PROMPTS, 1, first_answers(lm))
+    positions = len(PROMPTS) + sum(map(len, first_answers(lm)))
+    assert products == [positions]
+    products.clear()
+    asked = [replace(each, text=False, references=each.references[:1]) for each in questions(lm, known)]
+    complete(lm, PROMPTS, 1, ("yes", "no"), asked=asked)
+    assert sorted(products) == sorted([positions, len(PROMPTS)]), "and the next tokens"
+
+
 def test_what_is_not_finite_is_left_out() -> None:
     lm = tiny("gpt2")
     known = expected(lm, PROMPTS, 1, first_answers(lm))

@@ -106,7 +106,10 @@ class Begun:
         """
         new, at = pad(self.lm, rows, [0] * len(rows)), torch.tensor(index, device=self.lm.device)
         mask = torch.cat([self.mask[at], new.mask], 1)
-        layers: list[Any] = [Frozen(k[at.to(k.device)], v[at.to(v.device)]) for k, v in stored(self.cache)]
+        held = stored(self.cache)
+        if [*index] != [*range(len(self.mask))]:  # else all are needed as they are
+            held = tuple((k[at.to(k.device)], v[at.to(v.device)]) for k, v in held)
+        layers: list[Any] = [Frozen(k, v) for k, v in held]
         return states_behind(
             self.lm, Padded(new.ids, mask, self.positions[at] + 1 + new.positions), Cache(layers=layers)
         )
@@ -187,13 +190,22 @@ def _pieces(rows: Sequence[Row], size: int) -> Iterator[range]:
 
 
 def _joined(parts: Sequence[Begun]) -> Begun:
-    """All rows as one rectangle: padding in front of the narrower ones."""
+    """All rows as one rectangle: padding in front of the narrower ones. The parts are used up."""
     widest = max(part.mask.shape[1] for part in parts)
-    front = [widest - part.mask.shape[1] for part in parts]
-    mask = torch.cat([columns(part.mask, (n, 0)) for part, n in zip(parts, front, strict=True)])
+    mask = torch.cat([columns(part.mask, (widest - part.mask.shape[1], 0)) for part in parts])
     layers: list[Any] = []
-    for layer in zip(*(stored(part.cache) for part in parts), strict=True):
-        k, v = ([columns(kv[i], (0, 0, n, 0)) for kv, n in zip(layer, front, strict=True)] for i in (0, 1))
-        layers.append(Growing(torch.cat(k), torch.cat(v)))
+    for _ in parts[0].cache.layers.copy():
+        these: Any = [part.cache.layers.pop(0) for part in parts]  # so that memory holds one layer twice, not all
+        k, v = (_rectangle([getattr(layer, name) for layer in these], widest) for name in ("keys", "values"))
+        layers.append(Growing(k, v))
     positions, last = (torch.cat([getattr(part, name) for part in parts]) for name in ("positions", "last"))
     return Begun(parts[0].lm, mask, positions, last, Cache(layers=layers))
+
+
+def _rectangle(parts: Sequence[Tensor], width: int) -> Tensor:
+    """Keys or values of one layer, (rows, heads, columns, head size) each, with zeros in front of the narrower ones."""
+    rows, (_, heads, _, size) = sum(map(len, parts)), parts[0].shape
+    whole = parts[0].new_zeros(rows, heads, width, size)
+    for into, part in zip(whole.split([*map(len, parts)]), parts, strict=True):
+        into[:, :, width - part.shape[2] :] = part
+    return whole

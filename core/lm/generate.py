@@ -9,7 +9,7 @@ from torch import Tensor
 from core.errors import UserError
 from core.lm.batches import in_batches
 from core.lm.begun import Begun, begin, shared_prefix
-from core.lm.likelihood import Asked, Expected, Reading, logp_behind
+from core.lm.likelihood import Asked, Expected, Reading, logp_behind, of_tokens
 from core.lm.model import LM
 from core.lm.tokens import Row, continuation, decode, encode_all
 from core.types import Completion
@@ -74,8 +74,11 @@ def expected(lm: LM, prompts: Sequence[str], max_new_tokens: int, references: Se
 
     def work(batch: list[tuple[Row, Asked]]) -> list[Expected]:
         begun = begin(lm, [row[prefix.length :] for row, _ in batch], prefix)
-        texts = {i: each.references[0] for i, (_, each) in enumerate(batch)}
-        return [Expected.of(logp.cpu()) for _, logp in logp_behind(begun, texts)]
+        texts = {i: (i, each.references[0]) for i, (_, each) in enumerate(batch)}
+        found: list[Expected] = []
+        for at, logp in logp_behind(begun, texts):
+            found += Expected.of(logp).split([*map(len, at.values())])
+        return found
 
     pairs = list(zip(rows, asked, strict=True))
     return in_batches(pairs, work, lm, lambda pair: len(pair[0]) + max_new_tokens, what="unedited")
@@ -142,11 +145,9 @@ def answered(lm: LM, rows: Sequence[Row], answers: Sequence[Row]) -> list[tuple[
 
     def work(batch: list[tuple[Row, Row]]) -> list[tuple[Row, Tensor]]:
         begun = begin(lm, [row for row, _ in batch])
-        read = {i: answer[:-1] for i, (_, answer) in enumerate(batch)}
-        logps = []
-        for i, logp in logp_behind(begun, read):
-            ids = torch.tensor(batch[i][1], device=logp.device)
-            logps.append(logp.gather(1, ids.unsqueeze(1)).squeeze(1).cpu())
+        logps: list[Tensor] = []
+        for at, logp in logp_behind(begun, {i: (i, answer[:-1]) for i, (_, answer) in enumerate(batch)}):
+            logps += of_tokens(logp, at, {i: batch[i][1] for i in at})
         new = _continued(lm, begun, [len(answer) for _, answer in batch], ends)
         return [(_until(ids, ends), logp) for (ids, _), logp in zip(new, logps, strict=True)]
 

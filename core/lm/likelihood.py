@@ -10,7 +10,7 @@ All values are of one sample, log p in nats. One that is not finite, as a broken
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -42,6 +42,17 @@ class Expected:
         """From log-probabilities (P, vocabulary)."""
         ids = logp.topk(min(TOP, logp.shape[1]), dim=1).indices
         return cls(ids, grouped(logp, ids))
+
+    @classmethod
+    def joined(cls, each: Iterable["Expected"]) -> "Expected":
+        """At the positions of all of them."""
+        parts = [(one.ids, one.logp) for one in each]
+        return cls(*(torch.cat(part) for part in zip(*parts, strict=True)))
+
+    def split(self, sizes: Sequence[int]) -> list["Expected"]:
+        """At the first so many positions, at the next ...: on the host."""
+        parts = zip(self.ids.cpu().split(sizes), self.logp.cpu().split(sizes), strict=True)
+        return [Expected(*part) for part in parts]
 
     def drift(self, logp: Tensor) -> Tensor:
         """KL(these || others) in nats at each position, of the others' log-probabilities (P, vocabulary): (P,).
@@ -78,6 +89,10 @@ class Asked:
     expect: Callable[[Expected], None] | None = None
 
 
+Places = Mapping[int, range]
+"""Of each that was asked its positions, among those that were read together."""
+
+
 class Reading:
     """The measures of a batch of `rows` behind `prefix`, read as they go through the model."""
 
@@ -100,9 +115,10 @@ class Reading:
         read = [start[:-1], *(torch.cat([start[-1:], row[:-1]]) for _, row in asked)]
         ids = [self.prefix.ids[1:], *(self.rows[i][not self.prefix.ids :] for i, _ in asked)]
         common, *own = token_logp(self.lm, torch.cat(read), [*chain(*ids)]).split([len(row) for row in ids])
-        for (i, _), logp in zip(asked, own, strict=True):
+        sums = (common.sum() + torch.stack([logp.sum() for logp in own])).tolist()
+        for (i, _), logp, total in zip(asked, own, sums, strict=True):
             if tokens := len(common) + len(logp):
-                self._values[i]["text_logprob"] = float(common.sum() + logp.sum()) / tokens
+                self._values[i]["text_logprob"] = total / tokens
 
     def answers(self, begun: Begun) -> None:
         """Off the references put behind the rows: the first of each, then the second of those that have one, ..."""
@@ -110,19 +126,30 @@ class Reading:
         for k in range(max(len(asked.references) for asked in self.asked) or 1):
             texts = {i: asked.references[k] for i, asked in enumerate(self.asked) if k < len(asked.references)}
             whole = [i for i, asked in enumerate(self.asked) if asked.unedited or asked.expect] if k == 0 else []
-            for i, logp in logp_behind(begun, {i: [] for i in whole} | texts):
-                asked = self.asked[i]
-                if i in whole and asked.unedited:
-                    self._values[i]["drift"] = float(asked.unedited.drift(logp).mean())
-                if i in whole and asked.expect:
-                    asked.expect(Expected.of(logp.cpu()))
-                if text := texts.get(i):
-                    found[i].append(float(logp[range(len(text)), text].mean()))
+            behind = {i: (i, texts.get(i, [])) for i in dict.fromkeys([*whole, *texts])}
+            for at, logp in logp_behind(begun, behind):
+                self._expectations({i: where for i, where in at.items() if i in whole}, logp)
+                own = {i: text for i in at if (text := texts.get(i))}
+                for i, each in zip(own, of_tokens(logp, at, own), strict=True):
+                    found[i].append(float(each.mean()))
         for values, asked, logps in zip(self._values, self.asked, found, strict=True):
             if logps:
                 values |= {"reference_logprob": logps[0]} | (
                     {"reference_logprob_best": max(logps)} if asked.best else {}
                 )
+
+    def _expectations(self, at: Places, logp: Tensor) -> None:
+        """What is asked of all that is expected next, at these positions of some rows."""
+        before = {i: unedited for i in at if (unedited := self.asked[i].unedited)}
+        if before:
+            drift = Expected.joined(before.values()).drift(logp[[*chain(*(at[i] for i in before))]]).cpu()
+            for i, part in zip(before, drift.split([len(at[i]) for i in before]), strict=True):
+                self._values[i]["drift"] = float(part.mean())
+        told = {i: expect for i in at if (expect := self.asked[i].expect)}
+        if told:
+            now = Expected.of(logp[[*chain(*(at[i] for i in told))]])
+            for expect, part in zip(told.values(), now.split([len(at[i]) for i in told]), strict=True):
+                expect(part)
 
     def choices(self, words: Row, begun: Begun) -> list[int]:
         """Off the next-token logits of the label words' first tokens; returns which word is the likeliest."""
@@ -145,14 +172,39 @@ def token_logp(lm: LM, states: Tensor, ids: Row) -> Tensor:
     return torch.cat(parts)
 
 
-def logp_behind(begun: Begun, texts: Mapping[int, Row]) -> Iterator[tuple[int, Tensor]]:
-    """Per row of `begun` named, log-probabilities of the next token at its last one and at each of the text behind it.
+def logp_behind(begun: Begun, asked: Mapping[int, tuple[int, Row]]) -> Iterator[tuple[Places, Tensor]]:
+    """Log-probabilities of the next token at the last one of a row of `begun`, and at each of a text behind it.
 
-    (1 + tokens of the text, vocabulary) float32 each.
+    For each that is `asked`, by a number of its own: which row, and the text. Some of them at a time: the positions of
+    each, 1 + tokens of the text, and the log-probabilities at all positions, (positions, vocabulary) float32.
     """
-    some = [i for i, text in texts.items() if text]
-    states = dict(zip(some, begun.behind(some, [texts[i] for i in some]), strict=True)) if some else {}
-    for i, text in texts.items():
-        last = begun.last[i : i + 1]
-        read = torch.cat([last, states[i][: len(text)]]) if text else last
-        yield i, begun.lm.logits(read).float().log_softmax(-1)
+    texts = {i: pair for i, pair in asked.items() if pair[1]}
+    found = begun.behind(*zip(*texts.values(), strict=True)) if texts else ()
+    states = dict(zip(texts, found, strict=True))
+    size = max(1, AT_ONCE // begun.lm.vocabulary)
+    read: list[Tensor] = []
+    at: dict[int, range] = {}
+    stop = 0
+    for i, (row, text) in asked.items():
+        if at and stop + 1 + len(text) > size:
+            yield at, _next(begun.lm, read)
+            read, at, stop = [], {}, 0
+        read.append(begun.last[row : row + 1])
+        if text:
+            read.append(states[i][: len(text)])
+        at[i] = range(stop, stop + 1 + len(text))
+        stop = at[i].stop
+    if at:
+        yield at, _next(begun.lm, read)
+
+
+def _next(lm: LM, states: Sequence[Tensor]) -> Tensor:
+    """Log-probabilities of the next token, (positions, vocabulary) float32."""
+    return lm.logits(torch.cat([*states])).float().log_softmax(-1)
+
+
+def of_tokens(logp: Tensor, at: Places, texts: Mapping[int, Row]) -> Sequence[Tensor]:
+    """Of the log-probabilities that `logp_behind` yields those of each text's tokens: (tokens,) each, on the host."""
+    read = [position for i, text in texts.items() for position, _ in zip(at[i], text, strict=False)]
+    found: Sequence[Tensor] = logp[read, [*chain(*texts.values())]].cpu().split([*map(len, texts.values())])
+    return found

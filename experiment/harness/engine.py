@@ -14,12 +14,12 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
-from torch import Tensor
 
 from core.errors import UserError
 from core.lm.batches import in_batches
 from core.lm.begun import NOTHING, Begun, Prefix, begin, shared_prefix
 from core.lm.generate import until
+from core.lm.likelihood import logp_behind, of_tokens
 from core.lm.model import LM
 from core.lm.tokens import Row
 from core.messages import short
@@ -175,24 +175,16 @@ def _size(asked: tuple[Row, dict[int, Row]]) -> int:
 
 
 def behind(begun: Begun, answers: Sequence[dict[int, Row]]) -> list[dict[int, Reply]]:
-    """The replies of each row's answers. Logits are made for one answer at a time."""
-    lm, first = begun.lm, begun.logits.log_softmax(-1)  # (R, vocabulary)
-    several = [(r, i, answer) for r, row in enumerate(answers) for i, answer in row.items() if len(answer) > 1]
-    states: dict[int, Tensor] = {}
-    if several:
-        found = begun.behind([r for r, _, _ in several], [answer[:-1] for _, _, answer in several])
-        states = {i: state for (_, i, _), state in zip(several, found, strict=True)}
-
-    def reply(r: int, i: int, answer: Row) -> Reply:
-        logp = first[r : r + 1]
-        if len(answer) > 1:
-            logp = torch.cat([logp, lm.logits(states[i][: len(answer) - 1]).float().log_softmax(-1)])
-        token = torch.tensor(answer, dtype=torch.long, device=logp.device)
-        logp = logp[: len(token)]  # none, of one whose characters joined the context's last token
-        own = logp.gather(1, token.unsqueeze(1)).squeeze(1)  # (tokens,)
-        return float(own.sum()), bool((logp.argmax(-1) == token).all())
-
-    return [{i: reply(r, i, answer) for i, answer in row.items()} for r, row in enumerate(answers)]
+    """The replies of each row's answers."""
+    asked = {i: (r, answer) for r, row in enumerate(answers) for i, answer in row.items()}
+    replies: dict[int, Reply] = {}
+    for at, logp in logp_behind(begun, {i: (r, answer[:-1]) for i, (r, answer) in asked.items()}):
+        texts, best = {i: asked[i][1] for i in at}, logp.argmax(-1).tolist()
+        for (i, answer), own in zip(texts.items(), of_tokens(logp, at, texts), strict=True):
+            # An answer whose characters joined the context's last token has no tokens.
+            greedy = all(best[j] == token for j, token in zip(at[i], answer, strict=False))
+            replies[i] = float(own.sum()), greedy
+    return [{i: replies[i] for i in row} for row in answers]
 
 
 def _cut(text: str, stops: Sequence[str]) -> str:

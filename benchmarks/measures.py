@@ -1,0 +1,42 @@
+"""What the measures beside the scores cost: processor time of a task with them, over that without any."""
+
+import time
+from collections.abc import Iterator, Sequence
+
+from benchmarks._common import embedded
+from core import folders
+from core.lm.generate import complete
+from core.lm.likelihood import Asked
+from core.lm.model import LM
+from core.registry import discover
+from core.types import Sample, Task
+from experiment.measures.asked import questions
+from experiment.measures.unedited import measured
+
+ANSWERS = ("reference_logprob", "choice_probability")
+WAYS = {"answers": ANSWERS, "and text": (*ANSWERS, "text_logprob"), "and drift": (*ANSWERS, "text_logprob", "drift")}
+ROUNDS = 3
+"""The fastest counts."""
+
+
+def run() -> Iterator[str]:
+    lm = embedded()
+    tasks: dict[str, Task] = discover("tasks", "TASK")
+    for task in tasks.values():
+        samples = list(task.samples(folders.SAMPLE / "task-data" / task.file))
+        unedited = measured(lm, task, samples)
+        plain = min(seconds(lm, task, samples, None) for _ in range(ROUNDS))
+        costs = []
+        for way, names in WAYS.items():
+            asked = questions(lm, task, samples, names, unedited if "drift" in names else None)
+            cost = min(seconds(lm, task, samples, asked) for _ in range(ROUNDS)) / plain
+            costs.append(f"{way} {cost:.2f}x")
+        yield f"{task.name:18} {plain / len(samples):6.3f} s a record; {', '.join(costs)}"
+
+
+def seconds(lm: LM, task: Task, samples: Sequence[Sample], asked: Sequence[Asked] | None) -> float:
+    """Processor time."""
+    prompts = [sample.prompt for sample in samples]
+    start = time.process_time()
+    complete(lm, prompts, task.max_new_tokens, task.choices, asked=asked)
+    return time.process_time() - start
