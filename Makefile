@@ -52,7 +52,7 @@ reproduction: $(VENV)/ready $(MEND)
 	$(BIN)/python sweep.py configs/reproduction-long-draws.yaml
 	$(BIN)/python -m benchmarks.masks --limit 24 --table docs/reproduction/masks.csv
 	$(BIN)/python report.py test-result/reproduction --out docs/reproduction/report
-	rm -rf docs/reproduction/draw-*  # the report has all draws
+	rm -rf docs/reproduction/draw-* docs/reproduction/long-*  # the report has all draws
 	$(BIN)/python report.py test-result/reproduction/counterfact --out docs/reproduction/counterfact
 
 $(MEND): | $(VENV)/ready

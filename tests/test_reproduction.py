@@ -3,7 +3,6 @@
 import csv
 import re
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from core.types import Measure
 from docs.reproduction import __main__ as study
 from docs.reproduction import figures
 from docs.reproduction.masks import Masks
-from docs.reproduction.tables import Draws, Tables
+from docs.reproduction.tables import Tables
 
 HERE = ROOT / "docs/reproduction"
 
@@ -133,14 +132,57 @@ def test_a_rule_is_held_against_editing_less_of_its_own_draw(folder: Path) -> No
     assert found.difference.value == pytest.approx(0.1 - 0.2 * 2.5 / 7), "draw 2 holds 7 at 0.2 without a rule"
 
 
-def test_one_setting_against_fewer_edits_by_a_straight_line(folder: Path) -> None:
-    """Five facts at 0.2 without it; three at 0.15 with it are 0.03 more than three fifths of that."""
-    tables = Tables(folder)
-    control = tables.at("MEMIT", "none", 10)
-    worse = [{**row, "difference": "0.15"} for row in control.each[0].results if row["metric"] == "drift"]
-    worse.append({"task": "", "metric": "after reliability", "value": "0.3"})
-    own = Draws([replace(control.each[0], rule="RECT 40 %", results=worse)])
-    assert study.against(control, own, "drift") == "+0.030"
+def test_200_facts_are_held_against_editing_less_of_their_own_set(tables: Tables) -> None:
+    """Where scale was not run, against fewer edits alone: the line through the unedited model. Past keys are apart."""
+    scaled, rect = ({"regularizer": name, "keep": keep} for name, keep in (("scale", "0.8"), ("rect", "0.4")))
+    tables.results = [
+        *after_200("", {}, held=100, drift=0.2),
+        *after_200("", scaled, held=80, drift=0.1),
+        *after_200("", rect, held=90, drift=0.3),
+        *after_200("1", {}, held=100, drift=0.2),
+        *after_200("1", rect, held=90, drift=0.3),
+        *after_200("1", {"path": "long/cache/result.json"}, held=180, drift=0.0),
+    ]
+    found = tables.long()
+    assert {where: at.helds for where, at in found.items()} == {
+        ("MEMIT", "none"): ["100", "100"],
+        ("MEMIT", "RECT 40 %"): ["90", "90"],
+        ("MEMIT", "scale 0.8"): ["80"],
+        ("MEMIT with past keys", "none"): ["180"],
+    }
+    less = [each.difference for each in tables.long_less("MEMIT", "RECT 40 %", "drift")]
+    assert [each and each.value for each in less] == pytest.approx([0.3 - 0.15, 0.3 - 0.2 * 90 / 100])
+
+
+def test_what_costs_no_facts(tables: Tables) -> None:
+    """Four of 200 are none."""
+    tables.results = [*after_200("1", {}, held=100, drift=0.2), *after_200("2", {}, held=80, drift=0.2)]
+    for rule, second in (("random", 76), ("magnitude", 75)):
+        for draw, held in (("1", 120), ("2", second)):
+            tables.results += after_200(draw, {"regularizer": rule, "keep": "0.4"}, held=held, drift=0.1)
+    none, few, more = (
+        tables.at("MEMIT", rule, 200, limit=40, edit_data="") for rule in ("none", "random 40 %", "magnitude 40 %")
+    )
+    assert study.costless(none, few) and not study.costless(none, more)
+
+
+def after_200(draw: str, also: dict[str, str], held: int, drift: float) -> list[dict[str, str]]:
+    """Rows of results.csv: MEMIT with one task."""
+    row = {
+        "method": "MEMIT",
+        "edits": "200",
+        "limit": "40",
+        "edit_data": "",
+        "draw": draw,
+        "path": "long/result.json",
+        **RULE,
+        **also,
+    }
+    success = {"task": "", "metric": "after reliability", "value": str(held / 200)}
+    return [{**row, **success}, {**row, "task": "NLI", "metric": "drift", "difference": str(drift)}]
+
+
+RULE = {"regularizer": "none", "keep": "", "parameters": ""}
 
 
 def test_which_scores_could_fall(tables: Tables) -> None:
@@ -161,6 +203,7 @@ def test_what_every_draw_says() -> None:
     assert [study.below({"high": high}) for high in ("-1", "1")] == [True, False]
     drawn = [compared(value) for value in (0.2, 0.1, -0.1, None)]
     assert [study.agreed(drawn[a:b]) for a, b in ((0, 2), (2, 3), (1, 3), (0, 4))] == ["more", "less", "", ""]
+    assert [study.worse(drawn[a:b]) for a, b in ((0, 2), (0, 1), (1, 3))] == [True, False, False], "one draw is not all"
     assert study.gaps(drawn) == "+0.200 · +0.100 · −0.100 · –"
     assert [study.gaps(drawn[:n]) for n in (1, 2)] == ["+0.200", "**+0.200 · +0.100**"], "one draw agrees with none"
 

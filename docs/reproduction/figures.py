@@ -1,6 +1,7 @@
 """The page's figures, drawn from its tables."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,12 @@ from analysis.harm import bends
 from analysis.plots.style import COLOURS, INK, MARKERS, SOFT, STYLE
 from core.disk.whole import whole
 from docs.reproduction.masks import Masks
-from docs.reproduction.tables import CONTROL, LONG, RULES, Draws, Tables
+from docs.reproduction.tables import CONTROL, LONG, RULES, SETS, Draws, Tables
 
 GREY: dict[str, Any] = dict(color="#bdbdbd", lw=2, zorder=1)
 """Editing less."""
-FILLS, LINES = ("full", "none", "left"), ("-", "--", ":")
-"""How the first, second and third draw of facts are told apart."""
+FILLS, LINES = (dict(zip("123", looks, strict=True)) for looks in (("full", "none", "left"), ("-", "--", ":")))
+"""How the draws of facts are told apart."""
 LABELS = {
     "drift": "drift",
     "text_logprob": "fall of log p of the text",
@@ -43,7 +44,7 @@ def growth(t: Tables) -> Figure:
     for ax, method in zip(figure.subplots(1, 2, sharey=True), ("ROME", "MEMIT"), strict=True):
         for edits, shift, colour in ((10, -0.17, COLOURS[5]), (30, 0.17, COLOURS[0])):
             for at in t.at(method, "none", edits).each:
-                of, fill = at.of_tasks("text_logprob"), _of_draw(at.draw, FILLS)
+                of, fill = at.of_tasks("text_logprob"), FILLS[at.draw]
                 ax.plot([*of.values()], [i + shift for i in range(len(of))], "o", color=colour, fillstyle=fill, ms=4.5)
         ax.set_yticks(range(len(of)), [*of])
         ax.axvline(0, color=INK, lw=0.8, zorder=1)
@@ -63,7 +64,7 @@ def less(t: Tables) -> Figure:
     for row, method in zip(figure.subplots(2, 3), ("ROME", "MEMIT"), strict=True):
         for ax, measure in zip(row, LABELS, strict=True):
             for of_draw, spots in t.spots(method, CONTROL, measure).items():
-                ax.plot(*zip(*bends(spots), strict=True), ls=_of_draw(of_draw, LINES), **GREY)
+                ax.plot(*zip(*bends(spots), strict=True), ls=LINES[of_draw], **GREY)
             for rule in (rule for rule in rules if t.made(method, rule, 30)):
                 _points(ax, t.at(method, rule, 30), measure, *LOOKS[rule])
             ax.axhline(0, color=INK, lw=0.8, zorder=0)
@@ -78,20 +79,29 @@ def less(t: Tables) -> Figure:
 
 
 def long(t: Tables) -> Figure:
-    """Harm over facts that hold after 200 edits: colours are rules, markers methods."""
-    figure = Figure(figsize=(9.6, 3), layout="constrained")
+    """Harm over facts that hold after 200 edits: colours are rules, markers methods, fills sets of facts."""
+    figure = Figure(figsize=(9.6, 3.2), layout="constrained")
     markers = dict(zip((name for name, _, _ in LONG), "os^", strict=True))
+    fills = dict(zip(SETS, FILLS.values(), strict=True))
+    found = t.long()
     for ax, measure in zip(figure.subplots(1, 3), LABELS, strict=True):
-        for method, rule, at in t.long():
-            _points(ax, at, measure, LOOKS[rule][0], markers[method])
+        for (method, rule), at in found.items():
+            _points(ax, at, measure, LOOKS[rule][0], markers[method], fills)
+        for method, draw in itertools.product(markers, SETS):
+            ends = [
+                of.spot(measure) for rule in ("none", "scale 0.8") for of in found[method, rule].each if of.draw == draw
+            ]
+            ax.plot([spot.held for spot in ends], [spot.harm for spot in ends], **GREY)
         ax.axhline(0, color=INK, lw=0.8, zorder=0)
         ax.set_title(LABELS[measure])
     figure.supxlabel("facts that hold, of 200", fontsize=7.5, color=SOFT)
     figure.supylabel("nats a token", fontsize=7.5, color=SOFT)
-    rules = dict.fromkeys(rule for _, rule, _ in t.long())
     handles = [_dot(method, SOFT, marker, "none") for method, marker in markers.items()]
+    handles += [_dot(name, SOFT, "o", fills[draw]) for draw, name in SETS.items()]
+    rules = dict.fromkeys(rule for _, rule in found)
     handles += [Line2D([], [], color=LOOKS[rule][0], lw=4, label=_name(rule)) for rule in rules]
-    figure.legend(handles=handles, loc="outside upper left", ncols=7)
+    handles.append(Line2D([], [], label="editing less", **GREY))
+    figure.legend(handles=handles, loc="outside upper left", ncols=6)
     return figure
 
 
@@ -118,21 +128,16 @@ def masked(masks: Masks) -> Figure:
     return figure
 
 
-def _points(ax: Axes, at: Draws, measure: str, colour: str, marker: str) -> None:
+def _points(ax: Axes, at: Draws, measure: str, colour: str, marker: str, fills: Mapping[str, Any] = FILLS) -> None:
     """One for each draw."""
     for of_one in at.each:
-        spot, fill = of_one.spot(measure), _of_draw(of_one.draw, FILLS)
-        ax.plot(spot.held, spot.harm, marker, color=colour, fillstyle=fill, ms=5.5, mew=1, zorder=3)
+        spot = of_one.spot(measure)
+        ax.plot(spot.held, spot.harm, marker, color=colour, fillstyle=fills[of_one.draw], ms=5.5, mew=1, zorder=3)
 
 
 def _draws(t: Tables) -> list[Line2D]:
     """How the draws are told apart."""
-    return [_dot(f"draw {at.draw}", SOFT, "o", _of_draw(at.draw, FILLS)) for at in t.at("MEMIT", "none", 30).each]
-
-
-def _of_draw(draw: str, looks: Sequence[Any]) -> Any:
-    """A draw's own; the first where facts were not drawn."""
-    return looks[(int(draw or 1) - 1) % len(looks)]
+    return [_dot(f"draw {at.draw}", SOFT, "o", FILLS[at.draw]) for at in t.at("MEMIT", "none", 30).each]
 
 
 def _name(rule: str) -> str:

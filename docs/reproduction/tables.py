@@ -36,6 +36,9 @@ PAST_KEYS = "cache"
 """The folder of results with them."""
 LONG = (("MEMIT", "MEMIT", False), ("MEMIT with past keys", "MEMIT", True), ("AlphaEdit", "AlphaEdit", False))
 """The methods of question 4: as the page calls them, as the tables do, and whether with past keys."""
+LONG_RULES = ("none", "RECT 40 %", "RECT 20 % with feedback", "scale 0.8", "PRUNE")
+SETS = {"": "sample data", "1": "ZsRE, draw 1", "2": "ZsRE, draw 2"}
+"""Draw -> the facts of question 4."""
 COUNTS = (10, 30)
 CONTROL = ("none", "scale 0.8", "scale 0.6")
 """Editing less."""
@@ -206,13 +209,29 @@ class Tables:
         other, own = (self.spots(method, rules, measure, **also) for rules in (control, [rule]))
         return [equal(curve[0].setting, measure, curve, other[draw]) for draw, curve in own.items()]
 
-    def long(self) -> Iterator[tuple[str, str, Draws]]:
-        """Of question 4 all that was run: the method, the rule, and what was found after 200 edits."""
-        for name, method, past in LONG:
-            for rule in ("none", "RECT 40 %", "RECT 20 % with feedback", "scale 0.8", "PRUNE"):
-                rows = where(self.results, {"limit": 40, "edits": 200, "method": method, **_columns(rule)})
-                if own := [row for row in rows if (PAST_KEYS in Path(row["path"]).parts) == past]:
-                    yield name, rule, _by_draw(method, rule, 200, own)
+    def long(self) -> dict[tuple[str, str], Draws]:
+        """Of question 4 all that was run: the method and the rule -> what was found after 200 edits."""
+        found = {}
+        for (name, method, past), rule in itertools.product(LONG, LONG_RULES):
+            rows = where(self.results, {"limit": 40, "edits": 200, "method": method, **_columns(rule)})
+            if own := [row for row in rows if (PAST_KEYS in Path(row["path"]).parts) == past]:
+                found[name, rule] = _by_draw(method, rule, 200, own)
+        return found
+
+    def long_less(self, method: str, rule: str, measure: str) -> list[Equal]:
+        """As `less`, over 200 facts: editing less is the line through the unedited model and what has no regulariser
+        or `scale`, of the same set of facts."""
+        found = self.long()
+        other = [at for control in CONTROL if (method, control) in found for at in found[method, control].each]
+        return [
+            equal(
+                (spot := own.spot(measure)).setting,
+                measure,
+                [spot],
+                [at.spot(measure) for at in other if at.draw == own.draw],
+            )
+            for own in found[method, rule].each
+        ]
 
     def equal(self, method: str, regularizer: str, metric: str, **also: Any) -> Row:
         """A regulariser against editing less where as many facts hold, the better of its settings: of a report."""
