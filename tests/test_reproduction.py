@@ -150,6 +150,8 @@ def test_200_facts_are_held_against_editing_less_of_their_own_set(tables: Tables
         ("MEMIT", "scale 0.8"): ["80"],
         ("MEMIT with past keys", "none"): ["180"],
     }
+    plain = found["MEMIT", "none"]
+    assert [[at.draw for at in part.each] for part in (plain.undrawn, plain.drawn)] == [[""], ["1"]]
     less = [each.difference for each in tables.long_less("MEMIT", "RECT 40 %", "drift")]
     assert [each and each.value for each in less] == pytest.approx([0.3 - 0.15, 0.3 - 0.2 * 90 / 100])
 

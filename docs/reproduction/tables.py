@@ -94,6 +94,16 @@ class Draws:
 
     each: list[At]
 
+    @property
+    def undrawn(self) -> "Draws":
+        """Of the facts in the order of their file: the sample data's, of question 4."""
+        return Draws([at for at in self.each if not at.draw])
+
+    @property
+    def drawn(self) -> "Draws":
+        """Of random draws."""
+        return Draws([at for at in self.each if at.draw])
+
     def mean(self, metric: str) -> float:
         """The mean difference over tasks and draws."""
         return mean(mean(at.of_tasks(metric).values()) for at in self.each)
