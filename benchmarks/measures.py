@@ -31,7 +31,7 @@ def run() -> Iterator[str]:
             asked = questions(lm, task, samples, names, unedited if "drift" in names else None)
             cost = min(seconds(lm, task, samples, asked) for _ in range(ROUNDS)) / plain
             costs.append(f"{way} {cost:.2f}x")
-        yield f"{task.name:18} {plain / len(samples):6.3f} s a record; {', '.join(costs)}"
+        yield f"{task.name:18} {plain / len(samples):6.3f} s a prompt; {', '.join(costs)}"
 
 
 def seconds(lm: LM, task: Task, samples: Sequence[Sample], asked: Sequence[Asked] | None) -> float:

@@ -1,5 +1,8 @@
 """core.lm.begun: rows that go on, in pieces and behind a prefix, say what the whole model says of each alone."""
 
+import weakref
+from typing import Any
+
 import pytest
 import torch
 from conftest import CONFIGS, OTHERS, WINDOWS, tiny
@@ -70,3 +73,24 @@ def test_no_prefix_where_a_window_would_count_the_padding() -> None:
 
 def test_one_row_shares_nothing() -> None:
     assert shared_prefix(tiny("gpt2"), [[5, 6, 7]], 1) == Prefix()
+
+
+def test_pieces_are_let_go_layer_by_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that memory never holds all keys and values twice."""
+    lm, alive, stacked, rectangle = tiny("gpt2"), [], module._stacked, module._rectangle
+    layers: list[list[weakref.ref[Any]]] = []
+
+    def followed(parts: Any) -> Any:
+        layers.extend([weakref.ref(layer) for layer in part.cache.layers] for part in parts)
+        return stacked(parts)
+
+    def counted(*of: Any) -> Any:
+        alive.append([sum(layer() is not None for layer in part) for part in layers])
+        return rectangle(*of)
+
+    monkeypatch.setattr(module, "_stacked", followed)
+    monkeypatch.setattr(module, "_rectangle", counted)
+    monkeypatch.setitem(module.PIECE, "cpu", 1)
+    begun = begin(lm, [[5, 6], [7, 8, 9]])
+    assert alive[::2] == alive[1::2] == [[n, n] for n in range(lm.n_layers, 0, -1)]
+    assert len(begun.last) == 2 and begun.last.untyped_storage().nbytes() == begun.last.nbytes

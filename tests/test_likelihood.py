@@ -150,6 +150,23 @@ def test_what_is_read_of_many_rows_is_read_together(monkeypatch: pytest.MonkeyPa
     assert sorted(products) == sorted([positions, len(PROMPTS)]), "and the next tokens"
 
 
+def test_texts_of_one_row_share_its_last_position() -> None:
+    lm, rows = tiny("gpt2"), [[5, 6], [7, 8, 9]]
+    asked = {3: (0, [4]), 1: (0, []), 7: (0, [8, 2]), 2: (1, [])}
+    with torch.inference_mode():
+        ((at, logp),) = likelihood.logp_behind(begun.begin(lm, rows), asked)
+    assert at == {3: [0, 1], 1: [0], 7: [0, 2, 3], 2: [4]} and len(logp) == 5
+    for i, (row, text) in asked.items():
+        torch.testing.assert_close(logp[at[i]], full(lm, rows[row] + text)[len(rows[row]) - 1 :], atol=1e-5, rtol=1e-4)
+
+
+def test_what_was_expected_of_other_answers_is_refused() -> None:
+    lm = tiny("gpt2")
+    known = expected(lm, PROMPTS, 1, first_answers(lm))
+    with pytest.raises(ValueError, match="unedited: what is expected of other prompts and answers than these"):
+        complete(lm, PROMPTS, 1, asked=questions(lm, [known[0], known[0], *known[2:]]))
+
+
 def test_what_is_not_finite_is_left_out() -> None:
     lm = tiny("gpt2")
     known = expected(lm, PROMPTS, 1, first_answers(lm))

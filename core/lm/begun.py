@@ -107,7 +107,7 @@ class Begun:
         new, at = pad(self.lm, rows, [0] * len(rows)), torch.tensor(index, device=self.lm.device)
         mask = torch.cat([self.mask[at], new.mask], 1)
         held = stored(self.cache)
-        if [*index] != [*range(len(self.mask))]:  # else all are needed as they are
+        if [*index] != [*range(len(self.mask))]:  # else each once, in order: shared, as `Frozen` only reads
             held = tuple((k[at.to(k.device)], v[at.to(v.device)]) for k, v in held)
         layers: list[Any] = [Frozen(k, v) for k, v in held]
         return states_behind(
@@ -174,8 +174,8 @@ def begin(
         states = states_behind(lm, Padded(tokens.ids, mask, positions), cache)
         if look is not None:
             look(piece, states)
-        begun.append(Begun(lm, mask, positions[:, -1:], states[:, -1], cache))
-    return begun[0] if len(begun) == 1 else _joined(begun)
+        begun.append(Begun(lm, mask, positions[:, -1:], states[:, -1].clone(), cache))  # a view would hold all states
+    return begun[0] if len(begun) == 1 else _stacked(begun)
 
 
 def _pieces(rows: Sequence[Row], size: int) -> Iterator[range]:
@@ -189,12 +189,12 @@ def _pieces(rows: Sequence[Row], size: int) -> Iterator[range]:
     yield range(start, len(rows))
 
 
-def _joined(parts: Sequence[Begun]) -> Begun:
+def _stacked(parts: Sequence[Begun]) -> Begun:
     """All rows as one rectangle: padding in front of the narrower ones. The parts are used up."""
     widest = max(part.mask.shape[1] for part in parts)
     mask = torch.cat([columns(part.mask, (widest - part.mask.shape[1], 0)) for part in parts])
     layers: list[Any] = []
-    for _ in parts[0].cache.layers.copy():
+    for _ in range(len(parts[0].cache.layers)):
         these: Any = [part.cache.layers.pop(0) for part in parts]  # so that memory holds one layer twice, not all
         k, v = (_rectangle([getattr(layer, name) for layer in these], widest) for name in ("keys", "values"))
         layers.append(Growing(k, v))

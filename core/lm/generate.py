@@ -78,6 +78,7 @@ def expected(lm: LM, prompts: Sequence[str], max_new_tokens: int, references: Se
         found: list[Expected] = []
         for at, logp in logp_behind(begun, texts):
             found += Expected.of(logp).split([*map(len, at.values())])
+            del logp  # before the next are made
         return found
 
     pairs = list(zip(rows, asked, strict=True))
@@ -148,6 +149,7 @@ def answered(lm: LM, rows: Sequence[Row], answers: Sequence[Row]) -> list[tuple[
         logps: list[Tensor] = []
         for at, logp in logp_behind(begun, {i: (i, answer[:-1]) for i, (_, answer) in enumerate(batch)}):
             logps += of_tokens(logp, at, {i: batch[i][1] for i in at})
+            del logp  # before the next are made
         new = _continued(lm, begun, [len(answer) for _, answer in batch], ends)
         return [(_until(ids, ends), logp) for (ids, _), logp in zip(new, logps, strict=True)]
 

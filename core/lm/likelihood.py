@@ -24,7 +24,7 @@ from core.lm.tokens import Row
 TOP = 64
 """How many of the likeliest tokens an `Expected` tells apart."""
 AT_ONCE = 1 << 25
-"""Logits that are made at a time, 128 MiB of float32."""
+"""Logits that are made at a time, 128 MiB of float32; of one text at least."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +89,7 @@ class Asked:
     expect: Callable[[Expected], None] | None = None
 
 
-Places = Mapping[int, range]
+Places = Mapping[int, Sequence[int]]
 """Of each that was asked its positions, among those that were read together."""
 
 
@@ -126,12 +126,13 @@ class Reading:
         for k in range(max(len(asked.references) for asked in self.asked) or 1):
             texts = {i: asked.references[k] for i, asked in enumerate(self.asked) if k < len(asked.references)}
             whole = [i for i, asked in enumerate(self.asked) if asked.unedited or asked.expect] if k == 0 else []
-            behind = {i: (i, texts.get(i, [])) for i in dict.fromkeys([*whole, *texts])}
-            for at, logp in logp_behind(begun, behind):
-                self._expectations({i: where for i, where in at.items() if i in whole}, logp)
+            for at, logp in logp_behind(begun, {i: (i, texts.get(i, [])) for i in sorted({*whole, *texts})}):
+                if k == 0:
+                    self._expectations(at, logp)
                 own = {i: text for i in at if (text := texts.get(i))}
                 for i, each in zip(own, of_tokens(logp, at, own), strict=True):
                     found[i].append(float(each.mean()))
+                del logp  # before the next are made
         for values, asked, logps in zip(self._values, self.asked, found, strict=True):
             if logps:
                 values |= {"reference_logprob": logps[0]} | (
@@ -139,15 +140,20 @@ class Reading:
                 )
 
     def _expectations(self, at: Places, logp: Tensor) -> None:
-        """What is asked of all that is expected next, at these positions of some rows."""
+        """What is asked of all that is expected next, at these positions of some rows.
+
+        ValueError for an `unedited` of another answer's length.
+        """
         before = {i: unedited for i in at if (unedited := self.asked[i].unedited)}
+        if any(len(unedited.ids) != len(at[i]) for i, unedited in before.items()):
+            raise ValueError("unedited: what is expected of other prompts and answers than these")
         if before:
-            drift = Expected.joined(before.values()).drift(logp[[*chain(*(at[i] for i in before))]]).cpu()
+            drift = Expected.joined(before.values()).drift(_of(logp, at, before)).cpu()
             for i, part in zip(before, drift.split([len(at[i]) for i in before]), strict=True):
                 self._values[i]["drift"] = float(part.mean())
         told = {i: expect for i in at if (expect := self.asked[i].expect)}
         if told:
-            now = Expected.of(logp[[*chain(*(at[i] for i in told))]])
+            now = Expected.of(_of(logp, at, told))
             for expect, part in zip(told.values(), now.split([len(at[i]) for i in told]), strict=True):
                 expect(part)
 
@@ -175,25 +181,28 @@ def token_logp(lm: LM, states: Tensor, ids: Row) -> Tensor:
 def logp_behind(begun: Begun, asked: Mapping[int, tuple[int, Row]]) -> Iterator[tuple[Places, Tensor]]:
     """Log-probabilities of the next token at the last one of a row of `begun`, and at each of a text behind it.
 
-    For each that is `asked`, by a number of its own: which row, and the text. Some of them at a time: the positions of
-    each, 1 + tokens of the text, and the log-probabilities at all positions, (positions, vocabulary) float32.
+    `asked` are numbers and of each which row, and the text. Yields some of them at a time: the positions of each, 1 +
+    tokens of the text, and the log-probabilities at all positions, (positions, vocabulary) float32. Texts of one row
+    that follow one another share the first.
     """
     texts = {i: pair for i, pair in asked.items() if pair[1]}
     found = begun.behind(*zip(*texts.values(), strict=True)) if texts else ()
     states = dict(zip(texts, found, strict=True))
     size = max(1, AT_ONCE // begun.lm.vocabulary)
-    read: list[Tensor] = []
-    at: dict[int, range] = {}
-    stop = 0
+    at: dict[int, list[int]] = {}
+    read: list[Tensor] = []  # states
+    count, ended = 0, -1
     for i, (row, text) in asked.items():
-        if at and stop + 1 + len(text) > size:
+        if at and count + 1 + len(text) > size:
             yield at, _next(begun.lm, read)
-            read, at, stop = [], {}, 0
-        read.append(begun.last[row : row + 1])
+            at, read, count, ended = {}, [], 0, -1
+        if row != ended:
+            read.append(begun.last[row : row + 1])
+            first, ended, count = count, row, count + 1
         if text:
             read.append(states[i][: len(text)])
-        at[i] = range(stop, stop + 1 + len(text))
-        stop = at[i].stop
+        at[i] = [first, *range(count, count + len(text))]
+        count += len(text)
     if at:
         yield at, _next(begun.lm, read)
 
@@ -203,8 +212,14 @@ def _next(lm: LM, states: Sequence[Tensor]) -> Tensor:
     return lm.logits(torch.cat([*states])).float().log_softmax(-1)
 
 
+def _of(logp: Tensor, at: Places, some: Iterable[int]) -> Tensor:
+    """At the positions of some rows, none of which shares one."""
+    read = [position for i in some for position in at[i]]
+    return logp if len(read) == len(logp) else logp[read]
+
+
 def of_tokens(logp: Tensor, at: Places, texts: Mapping[int, Row]) -> Sequence[Tensor]:
     """Of the log-probabilities that `logp_behind` yields those of each text's tokens: (tokens,) each, on the host."""
-    read = [position for i, text in texts.items() for position, _ in zip(at[i], text, strict=False)]
+    read = [position for i, text in texts.items() for position in at[i][: len(text)]]
     found: Sequence[Tensor] = logp[read, [*chain(*texts.values())]].cpu().split([*map(len, texts.values())])
     return found

@@ -184,6 +184,7 @@ def behind(begun: Begun, answers: Sequence[dict[int, Row]]) -> list[dict[int, Re
             # An answer whose characters joined the context's last token has no tokens.
             greedy = all(best[j] == token for j, token in zip(at[i], answer, strict=False))
             replies[i] = float(own.sum()), greedy
+        del logp  # before the next are made
     return [{i: replies[i] for i in row} for row in answers]
 
 
