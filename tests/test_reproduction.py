@@ -121,19 +121,20 @@ def test_a_draw_with_a_report_of_its_own_is_one_more(folder: Path, tmp_path_fact
     assert at.mean("text_logprob") == pytest.approx((-0.3 + 0.0 - 0.3) / 3)
 
 
-def test_a_rule_is_held_against_editing_less_of_its_own_draw(folder: Path) -> None:
-    tables, rule = Tables(folder), {"regularizer": "rect", "keep": "0.4"}
-    scaled = {"metric": "after reliability", "value": "0.25"}
-    rect = [{**row, **rule} for row in tables.results if row["draw"] == "2"]
-    tables.results += [{**row, **(scaled if "reliability" in row["metric"] else {"difference": "0.1"})} for row in rect]
-    assert [spot.held[0] for spot in tables.spots("MEMIT", ["none"], "drift")["1"]] == [5.0]
+def test_a_rule_is_held_against_scale_of_its_own_draw(folder: Path) -> None:
+    tables = Tables(folder)
+    plain, half = tables.results.copy(), {"metric": "after reliability", "value": "0.25"}
+    tables.results += [{**row, "regularizer": "scale", "keep": "0.8"} for row in plain]
+    rect = [{**row, "regularizer": "rect", "keep": "0.4"} for row in plain if row["draw"] == "2"]
+    tables.results += [{**row, **(half if "reliability" in row["metric"] else {"difference": "0.1"})} for row in rect]
+    assert [spot.held[0] for spot in tables.spots("MEMIT", ["scale 0.8"], "drift")["1"]] == [5.0]
     (found,) = tables.less("MEMIT", "RECT 40 %", "drift")
     assert found.facts == 2.5 and found.difference is not None
-    assert found.difference.value == pytest.approx(0.1 - 0.2 * 2.5 / 7), "draw 2 holds 7 at 0.2 without a rule"
+    assert found.difference.value == pytest.approx(0.1 - 0.2 * 2.5 / 7), "draw 2 holds 7 at 0.2 with scale"
 
 
-def test_200_facts_are_held_against_editing_less_of_their_own_set(tables: Tables) -> None:
-    """Where scale was not run, against fewer edits alone: the line through the unedited model. Past keys are apart."""
+def test_200_facts_are_held_against_scale_of_their_own_set(tables: Tables) -> None:
+    """By straight lines from the unedited model; not where scale was not run. Past keys are apart."""
     scaled, rect = ({"regularizer": name, "keep": keep} for name, keep in (("scale", "0.8"), ("rect", "0.4")))
     tables.results = [
         *after_200("", {}, held=100, drift=0.2),
@@ -153,7 +154,7 @@ def test_200_facts_are_held_against_editing_less_of_their_own_set(tables: Tables
     plain = found["MEMIT", "none"]
     assert [[at.draw for at in part.each] for part in (plain.undrawn, plain.drawn)] == [[""], ["1"]]
     less = [each.difference for each in tables.long_less("MEMIT", "RECT 40 %", "drift")]
-    assert [each and each.value for each in less] == pytest.approx([0.3 - 0.15, 0.3 - 0.2 * 90 / 100])
+    assert [each and each.value for each in less] == pytest.approx([0.3 * 80 / 90 - 0.1])
 
 
 def test_what_costs_no_facts(tables: Tables) -> None:

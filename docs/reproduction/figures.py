@@ -58,7 +58,7 @@ def growth(t: Tables) -> Figure:
 
 
 def less(t: Tables) -> Figure:
-    """Harm over facts that hold after 30 edits: a point for each rule and draw, a line for editing less in each."""
+    """Harm over facts that hold after 30 edits: a point for each rule and draw, a line for `scale` in each."""
     figure = Figure(figsize=(9.6, 5.4), layout="constrained")
     rules = [rule for rule in RULES if t.made("MEMIT", rule, 30) or t.made("ROME", rule, 30)]
     for row, method in zip(figure.subplots(2, 3), ("ROME", "MEMIT"), strict=True):
@@ -73,7 +73,7 @@ def less(t: Tables) -> Figure:
     figure.supxlabel("facts that hold, of 30", fontsize=7.5, color=SOFT)
     figure.supylabel("nats a token", fontsize=7.5, color=SOFT)
     handles = [_dot(_name(rule), *LOOKS[rule]) for rule in rules]
-    lines = [Line2D([], [], label="editing less", **GREY), *_draws(t)]
+    lines = [Line2D([], [], label="scale", **GREY), *_draws(t)]
     figure.legend(handles=[*handles, *lines], loc="outside upper left", ncols=6)
     return figure
 
@@ -100,7 +100,7 @@ def long(t: Tables) -> Figure:
     handles += [_dot(name, SOFT, "o", fills[draw]) for draw, name in SETS.items()]
     rules = dict.fromkeys(rule for _, rule in found)
     handles += [Line2D([], [], color=LOOKS[rule][0], lw=4, label=_name(rule)) for rule in rules]
-    handles.append(Line2D([], [], label="editing less", **GREY))
+    handles.append(Line2D([], [], label="none to scale", **GREY))
     figure.legend(handles=handles, loc="outside upper left", ncols=6)
     return figure
 
@@ -116,7 +116,7 @@ def masked(masks: Masks) -> Figure:
         places = {rule: (masks.mean(rule, measure), masks.mean(rule, "drift")) for rule in masks.rules}
         for rule, place in places.items():
             ax.plot(*place, LOOKS[rule][1], color=LOOKS[rule][0], ms=5.5)
-        ax.plot(*zip(*sorted(places[rule] for rule in CONTROL), strict=True), **GREY)
+        ax.plot(*zip(*sorted(places[rule] for rule in ("none", *CONTROL)), strict=True), **GREY)
         ax.set_xlabel(label)
         ax.set_ylim(bottom=0)
     figure.axes[0].set_ylabel("drift, nats a token")

@@ -40,7 +40,7 @@ LONG_RULES = ("none", "RECT 40 %", "RECT 20 % with feedback", "scale 0.8", "PRUN
 SETS = {"": "sample data", "1": "ZsRE, draw 1", "2": "ZsRE, draw 2"}
 """Draw -> the facts of question 4."""
 COUNTS = (10, 30)
-CONTROL = ("none", "scale 0.8", "scale 0.6")
+CONTROL = ("scale 0.8", "scale 0.6")
 """Editing less."""
 ORDINARY = {"edit_data": "zsre", "limit": "24"}
 """The main part of the study, unless the page asks for another."""
@@ -131,6 +131,10 @@ class Draws:
         shown = [at.falls(metric) for at in self.each]
         return [task for task in self.each[0].of_tasks(metric) if all(task in falls for falls in shown)]
 
+    def harmed(self, metric: str) -> list[str]:
+        """How many tasks are shown to be harmed in each draw, as written."""
+        return [str(len(at.falls(metric))) for at in self.each]
+
     @property
     def draws(self) -> int:
         return len(self.each)
@@ -212,9 +216,10 @@ class Tables:
         return found
 
     def less(self, method: str, rule: str, measure: str, control: Sequence[str] = CONTROL, **also: Any) -> list[Equal]:
-        """One regulariser against editing less where as many facts hold, in each draw that has it.
+        """One regulariser against `scale` where as many facts hold, in each draw that has it.
 
-        Both are read off the line through the unedited model, 10 and 30 edits: analysis.harm says how.
+        Both are read off the line through the unedited model, 10 and 30 edits: analysis.harm says how. Where the
+        regulariser holds more than `scale` ever does, its own line is read back.
         """
         other, own = (self.spots(method, rules, measure, **also) for rules in (control, [rule]))
         return [equal(curve[0].setting, measure, curve, other[draw]) for draw, curve in own.items()]
@@ -229,19 +234,10 @@ class Tables:
         return found
 
     def long_less(self, method: str, rule: str, measure: str) -> list[Equal]:
-        """As `less`, over 200 facts: editing less is the line through the unedited model and what has no regulariser
-        or `scale`, of the same set of facts."""
+        """As `less`, over 200 facts: both lines go straight from the unedited model to what was found after them."""
         found = self.long()
-        other = [at for control in CONTROL if (method, control) in found for at in found[method, control].each]
-        return [
-            equal(
-                (spot := own.spot(measure)).setting,
-                measure,
-                [spot],
-                [at.spot(measure) for at in other if at.draw == own.draw],
-            )
-            for own in found[method, rule].each
-        ]
+        own, scaled = ({at.draw: at.spot(measure) for at in found[method, name].each} for name in (rule, CONTROL[0]))
+        return [equal(spot.setting, measure, [spot], [scaled[draw]]) for draw, spot in own.items() if draw in scaled]
 
     def equal(self, method: str, regularizer: str, metric: str, **also: Any) -> Row:
         """A regulariser against editing less where as many facts hold, the better of its settings: of a report."""
