@@ -191,14 +191,14 @@ def logp_behind(begun: Begun, asked: Mapping[int, tuple[int, Row]]) -> Iterator[
     size = max(1, AT_ONCE // begun.lm.vocabulary)
     at: dict[int, list[int]] = {}
     read: list[Tensor] = []  # states
-    count, ended = 0, -1
+    count, latest = 0, -1  # positions so far, and the row of the last
     for i, (row, text) in asked.items():
         if at and count + 1 + len(text) > size:
             yield at, _next(begun.lm, read)
-            at, read, count, ended = {}, [], 0, -1
-        if row != ended:
+            at, read, count, latest = {}, [], 0, -1
+        if row != latest:
             read.append(begun.last[row : row + 1])
-            first, ended, count = count, row, count + 1
+            first, latest, count = count, row, count + 1
         if text:
             read.append(states[i][: len(text)])
         at[i] = [first, *range(count, count + len(text))]
