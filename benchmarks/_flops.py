@@ -1,5 +1,6 @@
 """How near to the machine's rate a computation is: its necessary FLOPs, and what bare matrix products reach."""
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -7,11 +8,22 @@ from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import flop_registry, register_flop_formula
 
 from benchmarks._common import seconds
+from core.lm.fused import ONEDNN, product
 
-PRODUCTS = (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.bmm, torch.ops.aten.baddbmm)
+ATEN = torch.ops.aten
+PRODUCTS = {what: what for what in (ATEN.mm, ATEN.addmm, ATEN.bmm, ATEN.baddbmm)}
+"""Matrix products, and how they are made of their operands alone."""
+if ONEDNN is not None:
+    PRODUCTS[ONEDNN] = product
+
+    @register_flop_formula(ONEDNN)  # type: ignore[untyped-decorator]
+    def _(x: tuple[int, ...], weight: tuple[int, ...], *args: Any, **kwargs: Any) -> int:
+        return 2 * math.prod(x) * weight[0]
+
+
 Operand = tuple[tuple[int, ...], tuple[int, ...], torch.dtype, str]
 """Shape, strides, type and device of a tensor."""
 
@@ -61,10 +73,10 @@ def bare(count: Counted, budget: float = 0.05) -> tuple[float, float]:
     for (what, operands), times in count.products.items():
         tensors = [_filled(*operand) for operand in operands]
         with torch.inference_mode():
-            once = _timed(what, tensors, 1)
+            once = _timed(PRODUCTS[what], tensors, 1)
             rounds = max(1, int(budget / once))
-            took += times * _timed(what, tensors, rounds) / rounds
-            flops += times * flop_registry[what](*tensors, out_val=what(*tensors))
+            took += times * _timed(PRODUCTS[what], tensors, rounds) / rounds
+            flops += times * flop_registry[what](*tensors, out_val=PRODUCTS[what](*tensors))
     return flops, took
 
 

@@ -1,8 +1,9 @@
 """Our completions beside those of lm-evaluation-harness' HFLM: python -m benchmarks.peers [--data DIR] [--limit N] ...
 
-The same model in the same process, the same prompts and numbers of new tokens. HFLM completes them by `generate_until`
-in batches of several sizes; of a task with labels it also weighs the labels by `loglikelihood`, as the harness does
-where it is given choices. The first call of each is cold, the next are warm.
+The same model in the same process, the same prompts and numbers of new tokens; the embedded model is for HFLM as
+transformers loads it. HFLM completes them by `generate_until` in batches of several sizes; of a task with labels it
+also weighs the labels by `loglikelihood`, as the harness does where it is given choices. The first call of each is
+cold, the next are warm.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from benchmarks import _random
 from core import folders
@@ -81,16 +83,18 @@ def run(args: argparse.Namespace | None = None) -> Iterator[str]:
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     if args.model:
         lm = _random.random_lm(args.model, _random.config(args.model), args.device, args.dtype)
+        theirs = lm.model
     else:
         lm = load(folders.MODELS / EMBEDDED_MODEL, EMBEDDED_MODEL, device=args.device, dtype=args.dtype)
+        theirs = AutoModelForCausalLM.from_pretrained(lm.folder, dtype=lm.model.dtype).to(lm.device)
     for name in args.tasks:
-        yield from rows(lm, discover("tasks", "TASK")[name], args)
+        yield from rows(lm, theirs, discover("tasks", "TASK")[name], args)
 
 
-def rows(lm: LM, task: Task, args: argparse.Namespace) -> Iterator[str]:
+def rows(lm: LM, theirs: PreTrainedModel, task: Task, args: argparse.Namespace) -> Iterator[str]:
     limit = args.limit or (LABELLED if task.max_new_tokens == 1 else OTHERS)
     prompts = [sample.prompt for sample in task.samples(args.data / "task-data" / task.file)][:limit]
-    ours, *others = everybody = peers(lm, task, prompts, args.batches)
+    ours, *others = everybody = peers(lm, theirs, task, prompts, args.batches)
     for _ in range(1 + args.rounds):  # in turn, so that a machine that slows down slows all
         for peer in everybody:
             peer.call()
@@ -109,8 +113,8 @@ def result(peer: Peer, ours: Peer) -> str:
     return f"{line}, {same} of {len(peer.said)} as ours"
 
 
-def peers(lm: LM, task: Task, prompts: list[str], batches: list[str]) -> list[Peer]:
-    """Ours first."""
+def peers(lm: LM, theirs: PreTrainedModel, task: Task, prompts: list[str], batches: list[str]) -> list[Peer]:
+    """Ours first; HFLM's have the model `theirs`."""
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
 
@@ -126,7 +130,7 @@ def peers(lm: LM, task: Task, prompts: list[str], batches: list[str]) -> list[Pe
 
     everybody = [Peer("ours", partial(complete, lm, prompts, task.max_new_tokens, task.choices))]
     for size in batches:
-        model = HFLM(pretrained=lm.model, tokenizer=lm.tokenizer, batch_size=size)
+        model = HFLM(pretrained=theirs, tokenizer=lm.tokenizer, batch_size=size)
         everybody.append(
             Peer(f"generate_until, {size}", partial(model.generate_until, texts, disable_tqdm=True), "text")
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import ROOT, in_soak, tiny
+from conftest import ROOT, in_soak, saved, tiny
 from tiny_settings import TARGET, corpus
 from torch import Tensor
 
@@ -17,6 +17,7 @@ from benchmarks import _peak, _random, gpu, masks, memory, peers
 from benchmarks._flops import bare, counted, share
 from core import folders
 from core.lm.forward import resume
+from core.lm.load import load
 from core.lm.tokens import pad
 from core.registry import discover
 from editors.mend.network import seeded
@@ -196,8 +197,8 @@ def test_peers_say_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     sentences = "".join(f"{text}\t{i % 2}\n" for i, text in enumerate(["so dull", "a joy to see", "it never ends"]))
     (data / "test-SentimentAnalysis.tsv").write_text(f"sentence\tlabel\n{sentences}")
     (data / "test-NER.txt").write_text((ROOT / "data/sample/task-data/test-NER.txt").read_text())
-    lm = tiny("llama")
-    monkeypatch.setattr(peers, "load", lambda *args, **kwargs: lm)
+    folder = saved(tiny("llama"), tmp_path / "tiny-llama")
+    monkeypatch.setattr(peers, "load", lambda *args, **kwargs: load(folder, "tiny-llama", "cpu"))
     lines = list(
         peers.run(
             peers.arguments(

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from core.errors import UserError
-from core.lm.fused import fuse_
+from core.lm.fused import fuse_, quicken_
 from core.lm.graphs import Recorder
 
 OFFLINE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
@@ -103,6 +103,8 @@ class LM:
         self._recorder: Recorder | None = None
         if self._on_one_gpu:
             fuse_(self.model)
+        elif self.device.type == "cpu":
+            quicken_(self.model)
 
     @property
     def device(self) -> torch.device:
