@@ -7,7 +7,20 @@ import sys
 
 import torch
 
-ALL = ("products", "evaluation", "measures", "rome", "memit", "sequence", "kn", "stats", "mend", "yardsticks", "peers")
+ALL = (
+    "products",
+    "evaluation",
+    "alike",
+    "measures",
+    "rome",
+    "memit",
+    "sequence",
+    "kn",
+    "stats",
+    "mend",
+    "yardsticks",
+    "peers",
+)
 """Those of the embedded model on the CPU. `gpu` takes full-size models: with a GPU, or by its name."""
 
 

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, register_flop_formula
 
 from benchmarks._common import seconds
-from core.lm.fused import ONEDNN, product
+from core.lm.kernels.products import ONEDNN, product
 
 ATEN = torch.ops.aten
 PRODUCTS = {what: what for what in (ATEN.mm, ATEN.addmm, ATEN.bmm, ATEN.baddbmm)}
@@ -98,7 +98,7 @@ def _timed(what: Any, tensors: list[torch.Tensor], rounds: int) -> float:
 def share(took: float, ours: Callable[[], object], smallest: Callable[[], object] | None = None) -> str:
     """A line on `ours`, which took so many seconds; `smallest` is the same without pads, where `ours` has any."""
     own = counted(ours)
-    needed = counted(smallest).flops if smallest else own.flops
+    needed = min(own.flops, counted(smallest).flops) if smallest else own.flops
     flops, alone = bare(own)
     rate, machine = needed / took, flops / alone
     return (

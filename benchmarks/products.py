@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from benchmarks._common import versus
-from core.lm.fused import ONEDNN, product
+from core.lm.kernels.products import ONEDNN, product
 
 SHAPES = {
     "queries": (576, 576),

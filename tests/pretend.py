@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 from transformers import masking_utils
 
-from core.lm.graphs import Recording, Work
+from core.lm.kernels.graphs import Recording, Work
 
 CPU = torch.device("cpu")
 MOVES = {torch.ops.aten.to, torch.ops.aten._to_copy, torch.ops.aten.copy_}

@@ -1,19 +1,29 @@
-"""core.lm.begun: rows that go on, in pieces and behind a prefix, say what the whole model says of each alone."""
+"""core.lm.begun and .pieces: rows that go on, in pieces and behind what they share, are what the model says of each."""
 
+import math
 import weakref
+from collections.abc import Sequence
+from itertools import combinations, pairwise
 from typing import Any
 
 import pytest
 import torch
 from conftest import CONFIGS, OTHERS, WINDOWS, tiny
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
-from core.lm import begun as module
-from core.lm.begun import Prefix, begin, shared_prefix
+from core.lm import pieces as module
 from core.lm.model import LM
+from core.lm.pieces import Prefix, begin, shared_prefix
 from core.lm.tokens import Row, encode
 
-TEXTS = ("Is London big? answer:", "Rome? answer:", "Is Tom Hill a man of the world", "it is", "so")
+TEXTS = (
+    *("Is London big? answer:", "Rome? answer:", "Is Tom Hill a man of the world", "it is", "so"),
+    *(f"Is Tom Hill a man of the world? answer: {word}" for word in ("yes", "no", "yes or no")),
+    "Is Tom Hill a man of the world? answer: yes or no, and nothing else at all. it is so",
+)
+"""The last ones start alike, two of them with what the others start with and more."""
 MORE = ("yes and no", "no", "the man of the world is")
 
 
@@ -34,24 +44,44 @@ def assert_close(found: Tensor, wanted: Tensor) -> None:
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
 
 
+class Seen:
+    """What `begin` shows of `rows`, held against what the model says of each alone."""
+
+    def __init__(self, lm: LM, rows: list[Row], piece: int) -> None:
+        self.wanted, self.piece = [alone(lm, row) for row in rows], piece
+        self.ids: list[Row] = [[] for _ in rows]
+        self.tokens = 0
+
+    def look(self, each: Sequence[Sequence[int]], texts: Sequence[Row], states: Tensor, last: Tensor | None) -> None:
+        assert states.shape[0] * states.shape[1] <= self.piece or len(texts) == 1
+        self.tokens += sum(map(len, texts))
+        for j, (members, text) in enumerate(zip(each, texts, strict=True)):
+            for i in members:
+                start, end = len(self.ids[i]), len(self.ids[i]) + len(text)
+                assert_close(states[j, -len(text) :], self.wanted[i][start:end])
+                if last is not None:
+                    assert_close(last[j], self.wanted[i][start - 1])
+                assert (last is None) == (start == 0)
+                self.ids[i] += text
+
+
 @pytest.mark.parametrize("start", ["", "Say yes or no, and nothing else at all. "])
 @pytest.mark.parametrize("piece", [1, 24, 10_000])
 def test_begun_rows_go_on_as_if_alone(lm: LM, start: str, piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(module.PIECE, "cpu", piece)
-    rows = sorted((encode(lm, start + text) for text in TEXTS), key=len)
+    rows = [encode(lm, start + text) for text in TEXTS]
     prefix = shared_prefix(lm, rows, 8)
-    assert bool(prefix.ids) == ((lm.window or 99) > 50 and (bool(start) or rows[0][0] == lm.tokenizer.bos_token_id))
-    own, seen = [row[prefix.length :] for row in rows], []
-    begun = begin(lm, own, prefix, lambda rows, states: seen.append((rows, states)))
-    assert [i for some, _ in seen for i in some] == list(range(len(rows)))
-    assert all(len(some) == 1 or states.shape[0] * states.shape[1] <= piece for some, states in seen)
-    for i, states in ((i, row) for some, block in seen for i, row in zip(some, block, strict=True)):
-        assert_close(states[-len(own[i]) :], alone(lm, rows[i])[prefix.length :])
-    if prefix.states is not None:
-        assert_close(prefix.states, alone(lm, prefix.ids))
+    assert prefix.parts == ((lm.window or 99) > 50)
+    assert bool(prefix.ids) == (prefix.parts and (bool(start) or rows[0][0] == lm.tokenizer.bos_token_id))
+    own, seen = [row[prefix.length :] for row in rows], Seen(lm, rows, piece)
+    begun = begin(lm, own, prefix, seen.look)
+    assert seen.ids == rows and len(begun.last) == len(rows)
+    shared = sum(map(len, rows)) - seen.tokens - prefix.length * (len(rows) - 1)
+    assert (shared > 20) == (piece < 100 and prefix.parts), "what few rows share is not worth a pass"
+    assert_close(begun.last, torch.stack([alone(lm, row)[-1] for row in rows]))
 
     answers = [encode(lm, text) for text in MORE]
-    for index, texts in (([3, 0, 3], answers), (list(range(len(rows))), [*answers, *answers][: len(rows)])):
+    for index, texts in (([3, 0, 3], answers), (list(range(len(rows))), (answers * 3)[: len(rows)])):
         for i, text, states in zip(index, texts, begun.behind(index, texts), strict=True):
             assert_close(states[: len(text)], alone(lm, rows[i] + text)[len(rows[i]) :])
 
@@ -72,25 +102,43 @@ def test_no_prefix_where_a_window_would_count_the_padding() -> None:
 
 
 def test_one_row_shares_nothing() -> None:
-    assert shared_prefix(tiny("gpt2"), [[5, 6, 7]], 1) == Prefix()
+    assert shared_prefix(tiny("gpt2"), [[5, 6, 7]], 1) == Prefix(parts=True)
 
 
 def test_pieces_are_let_go_layer_by_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that memory never holds all keys and values twice."""
-    lm, alive, stacked, rectangle = tiny("gpt2"), [], module._stacked, module._rectangle
+    lm, alive, stacked, moved = tiny("gpt2"), [], module._stacked, module._moved
     layers: list[list[weakref.ref[Any]]] = []
 
     def followed(parts: Any) -> Any:
-        layers.extend([weakref.ref(layer) for layer in part.cache.layers] for part in parts)
+        layers.extend([weakref.ref(layer) for layer in part.cache.layers] for _, part in parts)
         return stacked(parts)
 
     def counted(*of: Any) -> Any:
         alive.append([sum(layer() is not None for layer in part) for part in layers])
-        return rectangle(*of)
+        return moved(*of)
 
     monkeypatch.setattr(module, "_stacked", followed)
-    monkeypatch.setattr(module, "_rectangle", counted)
+    monkeypatch.setattr(module, "_moved", counted)
     monkeypatch.setitem(module.PIECE, "cpu", 1)
     begun = begin(lm, [[5, 6], [7, 8, 9]])
     assert alive[::2] == alive[1::2] == [[n, n] for n in range(lm.n_layers, 0, -1)]
     assert len(begun.last) == 2 and begun.last.untyped_storage().nbytes() == begun.last.nbytes
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=9), st.integers(1, 40))
+def test_pieces_take_least(lengths: list[int], size: int) -> None:
+    """Of all ways of cutting the rows into neighbours that fit."""
+    rows = [[0] * n for n in lengths]
+
+    def takes(cuts: Sequence[int]) -> float:
+        parts = [lengths[a:b] for a, b in pairwise([0, *cuts, len(rows)])]
+        tokens = [len(part) * max(part) for part in parts]
+        fits = all(n <= size or len(part) == 1 for n, part in zip(tokens, parts, strict=True))
+        return sum(tokens) + len(parts) * (size // module.PASS) if fits else math.inf
+
+    found = module._pieces(rows, size)
+    assert [i for piece in found for i in piece] == [*range(len(rows))]
+    inner = range(1, len(rows))
+    least = min(takes(cuts) for k in range(len(rows)) for cuts in combinations(inner, k))
+    assert takes([piece.start for piece in found[1:]]) == least < math.inf

@@ -8,14 +8,16 @@ import torch
 from conftest import FAMILIES, WINDOWS, tiny
 from pretend import Played
 from tokenizers import pre_tokenizers
+from transformers import Cache
 
 from core.errors import UserError
-from core.lm import begun, generate
+from core.lm import begun, generate, pieces
 from core.lm.batches import in_batches
-from core.lm.begun import Begun, Prefix, Roomy, begin, shared_prefix
-from core.lm.forward import stored
+from core.lm.begun import Begun, Roomy
+from core.lm.forward import Growing, stored
 from core.lm.generate import complete, fit, greedy, sample, until
 from core.lm.model import LM
+from core.lm.pieces import Prefix, begin, shared_prefix
 from core.lm.reads import log_probabilities
 from core.lm.tokens import Row, continuation, decode, encode, pad
 from core.types import Completion
@@ -246,6 +248,7 @@ def test_a_tokenizer_whose_blanks_are_tokens_of_their_own() -> None:
 
 
 def test_one_token_takes_one_forward_pass_with_logits_at_one_position(lm: LM, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pieces, "PASS", 1)
     passes: list[int] = []
     heads: list[tuple[int, ...]] = []
     lm.model.base_model.register_forward_hook(lambda module, given, out: passes.append(len(out.last_hidden_state)))
@@ -294,6 +297,7 @@ def test_a_context_that_has_no_room_for_a_prompt(new_tokens: int) -> None:
 
 @pytest.mark.parametrize("new_tokens", [1, 5])
 def test_out_of_memory_halves_the_budget_and_retries(lm: LM, new_tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pieces, "PASS", 1)  # so that a batch is one piece
     wanted, sizes, forward = complete(lm, PROMPTS, new_tokens), [], lm.model.base_model.forward
 
     def small(**kwargs: Any) -> Any:
@@ -371,12 +375,14 @@ def test_a_shared_prefix_is_run_once_and_changes_nothing(lm: LM) -> None:
             tokens.ids,
             attention_mask=torch.nn.functional.pad(tokens.mask, (prefix.length, 0), value=1),
             position_ids=tokens.positions + prefix.length,
-            past_key_values=prefix.cache(len(rows)),
+            past_key_values=Cache(
+                layers=[Growing(k.expand(3, -1, -1, -1), v.expand(3, -1, -1, -1)) for k, v in prefix.layers]
+            ),
             use_cache=True,
         ).logits[:, -1]
         whole = torch.cat([lm.model(torch.tensor([row])).logits[:, -1] for row in rows])
     torch.testing.assert_close(behind, whole, rtol=1e-4, atol=1e-5)
-    assert shared_prefix(lm, rows[:1], 1) == Prefix()
+    assert shared_prefix(lm, rows[:1], 1) == Prefix(parts=True)
     assert shared_prefix(lm, [rows[0], rows[0]], 1).length == len(rows[0]) - 1
     assert complete(lm, texts, 1) == [complete(lm, [text], 1)[0] for text in texts]
 

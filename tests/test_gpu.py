@@ -20,12 +20,12 @@ from transformers.models.llama import modeling_llama
 from benchmarks._common import sample_edits
 from core import hparams
 from core.folders import HPARAMS, MODELS, SAMPLE
-from core.lm.begun import begin
-from core.lm.fused import fuse_, rotated
 from core.lm.generate import complete
+from core.lm.kernels.fused import fuse_, rotated
 from core.lm.likelihood import Asked
 from core.lm.load import load
 from core.lm.model import LM
+from core.lm.pieces import begin
 from core.lm.tokens import encode_all
 from core.lm.weights import add_
 from core.registry import discover

@@ -1,4 +1,4 @@
-"""core.lm.graphs: who records, and on a GPU that what is played back is what was recorded."""
+"""core.lm.kernels.graphs: who records, and on a GPU that what is played back is what was recorded."""
 
 from contextlib import nullcontext
 from functools import partial
@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import tiny
 
-from core.lm.graphs import Recorder, Recording
+from core.lm.kernels.graphs import Recorder, Recording
 
 
 def test_who_records() -> None:

@@ -8,7 +8,7 @@ import torch
 from conftest import FAMILIES, WINDOWS, tiny
 from torch import Tensor
 
-from core.lm import begun, likelihood
+from core.lm import likelihood, pieces
 from core.lm.generate import complete, expected, first_tokens
 from core.lm.likelihood import Asked, Expected
 from core.lm.model import LM
@@ -127,11 +127,11 @@ def test_no_batch_changes_a_measure_and_no_measure_a_completion(
     plain = complete(lm, PROMPTS, new_tokens, ("yes", "no"))
     together = complete(lm, PROMPTS, new_tokens, ("yes", "no"), asked=asked)
     assert [replace(completion, measures={}) for completion in together] == plain
-    monkeypatch.setitem(begun.PIECE, "cpu", 16)
+    monkeypatch.setitem(pieces.PIECE, "cpu", 16)
     monkeypatch.setattr(likelihood, "AT_ONCE", 3 * lm.vocabulary)
-    pieces = complete(lm, PROMPTS, new_tokens, ("yes", "no"), asked=asked)
+    in_pieces = complete(lm, PROMPTS, new_tokens, ("yes", "no"), asked=asked)
     alone = [complete(lm, [PROMPTS[i]], new_tokens, ("yes", "no"), asked=[asked[i]])[0] for i in range(len(PROMPTS))]
-    for one, two, three in zip(together, pieces, alone, strict=True):
+    for one, two, three in zip(together, in_pieces, alone, strict=True):
         assert one.measures == pytest.approx(two.measures, abs=1e-4)
         assert one.measures == pytest.approx(three.measures, abs=1e-4)
 
@@ -154,7 +154,7 @@ def test_texts_of_one_row_share_its_last_position() -> None:
     lm, rows = tiny("gpt2"), [[5, 6], [7, 8, 9]]
     asked = {3: (0, [4]), 1: (0, []), 7: (0, [8, 2]), 2: (1, [])}
     with torch.inference_mode():
-        ((at, logp),) = likelihood.logp_behind(begun.begin(lm, rows), asked)
+        ((at, logp),) = likelihood.logp_behind(pieces.begin(lm, rows), asked)
     assert at == {3: [0, 1], 1: [0], 7: [0, 2, 3], 2: [4]} and len(logp) == 5
     for i, (row, text) in asked.items():
         torch.testing.assert_close(logp[at[i]], full(lm, rows[row] + text)[len(rows[row]) - 1 :], atol=1e-5, rtol=1e-4)

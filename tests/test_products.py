@@ -1,4 +1,4 @@
-"""core.lm.fused: projections by oneDNN are those of torch, and so are their gradients."""
+"""core.lm.kernels.fused: projections by oneDNN are those of torch, and so are their gradients."""
 
 import copy
 
@@ -8,9 +8,9 @@ from conftest import CONFIGS, tiny
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from core.lm import fused
-from core.lm.fused import product
 from core.lm.generate import complete
+from core.lm.kernels import products
+from core.lm.kernels.products import product
 from core.lm.model import LM
 from tests.reference import products as naive
 
@@ -18,10 +18,10 @@ from tests.reference import products as naive
 @pytest.fixture(params=["oneDNN", "MKL"])
 def by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """By the library of that name, however small."""
-    monkeypatch.setattr(fused, "LEAST", 0)
+    monkeypatch.setattr(products, "LEAST", 0)
     if request.param == "MKL":
-        monkeypatch.setattr(fused, "ONEDNN", None)
-    elif fused.ONEDNN is None:
+        monkeypatch.setattr(products, "ONEDNN", None)
+    elif products.ONEDNN is None:
         pytest.skip("no oneDNN on this machine, or no AVX-512")
     return str(request.param)
 
@@ -49,7 +49,7 @@ def slopes(y: Tensor, x: Tensor) -> list[Tensor]:
 
 def test_a_weight_that_is_trained_has_a_gradient(by: str) -> None:
     linear = nn.Linear(7, 5)
-    fused.quicken_(linear)
+    products.quicken_(linear)
     x = torch.randn(3, 7)
     linear(x).sum().backward()
     torch.testing.assert_close(linear.weight.grad, x.sum(0).expand(5, 7))
@@ -60,7 +60,7 @@ def test_a_weight_that_is_trained_has_a_gradient(by: str) -> None:
 def test_a_model_says_the_same(by: str, family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     lm, prompts = tiny(family), ["Anna Bell is", "Is London big? answer:", "so"]
     found = complete(lm, prompts, 8)
-    monkeypatch.setattr(fused, "ONEDNN", None)
+    monkeypatch.setattr(products, "ONEDNN", None)
     assert found == complete(lm, prompts, 8)
 
 
@@ -68,7 +68,7 @@ def test_a_model_says_the_same(by: str, family: str, monkeypatch: pytest.MonkeyP
 def test_the_modules_stay_what_they_were(family: str) -> None:
     """A copy of the model is one of its own, and its weights have the names they had."""
     lm = tiny(family)
-    assert {type(m) for m in lm.model.modules() if isinstance(m, nn.Linear | Conv1D)} <= {*fused.QUICK.values()}
+    assert {type(m) for m in lm.model.modules() if isinstance(m, nn.Linear | Conv1D)} <= {*products.QUICK.values()}
     other = LM(copy.deepcopy(lm.model), lm.tokenizer, lm.name)
     name = f"{lm.mlp_out(0)}.weight"
     with torch.no_grad():

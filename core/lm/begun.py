@@ -1,59 +1,19 @@
-"""Rows that have gone through the model and go on: behind a shared prefix, token by token, or with an answer."""
+"""Rows that have gone through the model and go on: token by token, with an answer, or as the start of others."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from itertools import takewhile
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad as columns
-from transformers import Cache, DynamicCache
+from transformers import Cache
 
 from core.lm.forward import Fixed, Frozen, Growing, KeysValues, states_behind, stored, visible
-from core.lm.graphs import Recording
+from core.lm.kernels.graphs import Recording
 from core.lm.model import LM
 from core.lm.tokens import Padded, Row, pad
-
-
-@dataclass(frozen=True)
-class Prefix:
-    """The first tokens that rows have in common, run once; `states` are their final hidden states, (length, d)."""
-
-    ids: Row = field(default_factory=list)
-    layers: KeysValues = ()
-    states: Tensor | None = None
-
-    @property
-    def length(self) -> int:
-        return len(self.ids)
-
-    def cache(self, rows: int) -> Cache:
-        """The prefix in front of each of `rows` rows."""
-        if not self.ids:
-            return DynamicCache()
-        return Cache(layers=[Growing(k.expand(rows, -1, -1, -1), v.expand(rows, -1, -1, -1)) for k, v in self.layers])
-
-
-@torch.inference_mode()
-def shared_prefix(lm: LM, rows: Sequence[Row], behind: int) -> Prefix:
-    """What all `rows` start with (a task's instruction, say), run once; at least one token of each row is left.
-
-    Nothing where a row with the `behind` tokens that will follow it is longer than a sliding window of attention,
-    which would count the padding between prefix and row.
-    """
-    first, last = min(rows), max(rows)  # what these two share, all share
-    shortest = min(map(len, rows)) - 1
-    common = [a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))][:shortest]
-    if len(rows) < 2 or not common or (lm.window and max(map(len, rows)) + behind > lm.window):
-        return Prefix()
-    cache = DynamicCache()
-    states = states_behind(lm, pad(lm, [common]), cache)[0]
-    return Prefix(common, stored(cache), states)
-
-
-NOTHING = Prefix()
 
 
 @dataclass
@@ -104,15 +64,25 @@ class Begun:
 
         Padded on the right. What was begun stays as it is.
         """
-        new, at = pad(self.lm, rows, [0] * len(rows)), torch.tensor(index, device=self.lm.device)
-        mask = torch.cat([self.mask[at], new.mask], 1)
-        held = stored(self.cache)
-        if [*index] != [*range(len(self.mask))]:  # else each once, in order: shared, as `Frozen` only reads
-            held = tuple((k[at.to(k.device)], v[at.to(v.device)]) for k, v in held)
-        layers: list[Any] = [Frozen(k, v) for k, v in held]
-        return states_behind(
-            self.lm, Padded(new.ids, mask, self.positions[at] + 1 + new.positions), Cache(layers=layers)
-        )
+        layers: list[Any] = [Frozen(k, v) for k, v in self.held(index)]
+        return states_behind(self.lm, self.followed(pad(self.lm, rows, [0] * len(rows)), index), Cache(layers=layers))
+
+    def followed(self, tokens: Padded, index: Sequence[int]) -> Padded:
+        """Rows of tokens as they stand behind those of `index`, whose columns the mask has too."""
+        at = torch.tensor(index, device=self.lm.device)
+        mask, positions = torch.cat([self.mask[at], tokens.mask], 1), self.positions[at] + 1 + tokens.positions
+        return Padded(tokens.ids, mask, positions)
+
+    def held(self, index: Sequence[int]) -> KeysValues:
+        """The keys and values of these rows, to be read alone."""
+        if [*index] == [*range(len(self.mask))]:
+            return stored(self.cache)
+        if len(self.mask) == 1:
+            return tuple(
+                (k.expand(len(index), -1, -1, -1), v.expand(len(index), -1, -1, -1)) for k, v in stored(self.cache)
+            )
+        at = torch.tensor(index, device=self.lm.device)
+        return tuple((k[at.to(k.device)], v[at.to(v.device)]) for k, v in stored(self.cache))
 
 
 class Roomy(Begun):
@@ -151,61 +121,3 @@ class Roomy(Begun):
         layers: list[Any] = [Fixed(k, v, self.at) for k, v in stored(self.cache)]
         self.cache = Cache(layers=layers)
         self._settle()
-
-
-PIECE = {"cpu": 1024, "cuda": 8192}
-"""Tokens of prompts that go through at a time. On a CPU the activations of more leave its caches; a GPU is busy with so
-many, and of more, whose lengths differ more, many are padding (docs/speed.md)."""
-
-
-@torch.inference_mode()
-def begin(
-    lm: LM, rows: Sequence[Row], prefix: Prefix = NOTHING, look: Callable[[range, Tensor], None] | None = None
-) -> Begun:
-    """Run `rows`, which stand behind `prefix`, piece by piece.
-
-    `look` is shown each piece: which rows, and their final hidden states (rows, columns, d), padded on the left.
-    """
-    begun = []
-    for piece in _pieces(rows, PIECE.get(lm.device.type, PIECE["cuda"])):
-        tokens, cache = pad(lm, rows[piece.start : piece.stop]), prefix.cache(len(piece))
-        mask = columns(tokens.mask, (prefix.length, 0), value=1)
-        positions = tokens.positions + prefix.length
-        states = states_behind(lm, Padded(tokens.ids, mask, positions), cache)
-        if look is not None:
-            look(piece, states)
-        begun.append(Begun(lm, mask, positions[:, -1:], states[:, -1].clone(), cache))  # a view would hold all states
-    return begun[0] if len(begun) == 1 else _stacked(begun)
-
-
-def _pieces(rows: Sequence[Row], size: int) -> Iterator[range]:
-    """Neighbouring rows, at most `size` tokens as a rectangle, or a single row."""
-    start, width = 0, 0
-    for stop, row in enumerate(rows):
-        width = max(width, len(row))
-        if stop > start and (stop + 1 - start) * width > size:
-            yield range(start, stop)
-            start, width = stop, len(row)
-    yield range(start, len(rows))
-
-
-def _stacked(parts: Sequence[Begun]) -> Begun:
-    """All rows as one rectangle: padding in front of the narrower ones. The parts are used up."""
-    widest = max(part.mask.shape[1] for part in parts)
-    mask = torch.cat([columns(part.mask, (widest - part.mask.shape[1], 0)) for part in parts])
-    layers: list[Any] = []
-    for _ in range(len(parts[0].cache.layers)):
-        these: Any = [part.cache.layers.pop(0) for part in parts]  # so that memory holds one layer twice, not all
-        k, v = (_rectangle([getattr(layer, name) for layer in these], widest) for name in ("keys", "values"))
-        layers.append(Growing(k, v))
-    positions, last = (torch.cat([getattr(part, name) for part in parts]) for name in ("positions", "last"))
-    return Begun(parts[0].lm, mask, positions, last, Cache(layers=layers))
-
-
-def _rectangle(parts: Sequence[Tensor], width: int) -> Tensor:
-    """Keys or values of one layer, (rows, heads, columns, head size) each, with zeros in front of the narrower ones."""
-    rows, (_, heads, _, size) = sum(map(len, parts)), parts[0].shape
-    whole = parts[0].new_zeros(rows, heads, width, size)
-    for into, part in zip(whole.split([*map(len, parts)]), parts, strict=True):
-        into[:, :, width - part.shape[2] :] = part
-    return whole

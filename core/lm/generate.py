@@ -8,9 +8,10 @@ from torch import Tensor
 
 from core.errors import UserError
 from core.lm.batches import in_batches
-from core.lm.begun import Begun, begin, shared_prefix
+from core.lm.begun import Begun
 from core.lm.likelihood import Asked, Expected, Reading, logp_behind, of_tokens
 from core.lm.model import LM
+from core.lm.pieces import begin, shared_prefix
 from core.lm.tokens import Row, continuation, decode, encode_all
 from core.types import Completion
 
@@ -31,9 +32,10 @@ def complete(
     """Greedy completions of `prompts`, in their order.
 
     Prompts are batched by length under a budget of `batch_tokens`, which never changes a completion; what all of them
-    start with is run once. One that does not fit the model's context loses tokens on its left (a BOS stays). With
-    `choices`, the word whose first token, behind a blank, is the likeliest next one is reported too. `done` is as for
-    `in_batches`. What is `asked` of each prompt is measured on the way and changes no completion.
+    start with is run once, what some of them start with once in a batch. One that does not fit the model's context
+    loses tokens on its left (a BOS stays). With `choices`, the word whose first token, behind a blank, is the likeliest
+    next one is reported too. `done` is as for `in_batches`. What is `asked` of each prompt is measured on the way and
+    changes no completion.
     """
     if not prompts:
         return []
@@ -42,9 +44,8 @@ def complete(
     prefix = shared_prefix(lm, rows, max(max_new_tokens, REFERENCE))
 
     def work(batch: list[tuple[Row, bool, Asked]]) -> list[Completion]:
-        own = [row[prefix.length :] for row, _, _ in batch]
-        reading = Reading(lm, prefix, own, [each for _, _, each in batch])
-        begun = begin(lm, own, prefix, reading.prompts)
+        reading = Reading(lm, [each for _, _, each in batch])
+        begun = begin(lm, [row[prefix.length :] for row, _, _ in batch], prefix, reading.prompts)
         reading.answers(begun)
         chosen = [choices[best] for best in reading.choices(words, begun)] if choices else [None] * len(batch)
         new = _continued(lm, begun, max_new_tokens, ends)
@@ -57,8 +58,10 @@ def complete(
             )
         ]
 
-    each = list(zip(rows, cut, asked, strict=True))
-    return in_batches(each, work, lm, lambda row: len(row[0]) + max_new_tokens, batch_tokens, done, "completions")
+    each, order = list(zip(rows, cut, asked, strict=True)), prefix.order(rows)
+    return in_batches(
+        each, work, lm, lambda row: len(row[0]) + max_new_tokens, batch_tokens, done, "completions", order
+    )
 
 
 @torch.inference_mode()
@@ -81,8 +84,8 @@ def expected(lm: LM, prompts: Sequence[str], max_new_tokens: int, references: Se
             del logp  # before the next are made
         return found
 
-    pairs = list(zip(rows, asked, strict=True))
-    return in_batches(pairs, work, lm, lambda pair: len(pair[0]) + max_new_tokens, what="unedited")
+    pairs, order = list(zip(rows, asked, strict=True)), prefix.order(rows)
+    return in_batches(pairs, work, lm, lambda pair: len(pair[0]) + max_new_tokens, what="unedited", order=order)
 
 
 def _fitted(

@@ -17,7 +17,7 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from core.lm.begun import Begun, Prefix
+from core.lm.begun import Begun
 from core.lm.model import LM
 from core.lm.tokens import Row
 
@@ -94,35 +94,42 @@ Places = Mapping[int, Sequence[int]]
 
 
 class Reading:
-    """The measures of a batch of `rows` behind `prefix`, read as they go through the model."""
+    """The measures of a batch of rows, read as they go through the model."""
 
-    def __init__(self, lm: LM, prefix: Prefix, rows: Sequence[Row], asked: Sequence[Asked]) -> None:
-        self.lm, self.prefix, self.rows, self.asked = lm, prefix, rows, asked
+    def __init__(self, lm: LM, asked: Sequence[Asked]) -> None:
+        self.lm, self.asked = lm, asked
         self._values: list[dict[str, float]] = [dict(each.known) for each in asked]
+        self._text = [(0.0, 0)] * len(asked)
+        """Of what was read of each prompt, log p and how many tokens."""
 
     @property
     def measures(self) -> list[dict[str, float]]:
         """Of each row, by their names."""
         return [{name: x for name, x in values.items() if math.isfinite(x)} for values in self._values]
 
-    def prompts(self, piece: range, states: Tensor) -> None:
-        """Off the final hidden states of some rows, (rows, columns, d), padded on the left."""
-        asked = [(i, row[-len(self.rows[i]) :]) for i, row in zip(piece, states, strict=True) if self.asked[i].text]
+    def prompts(self, each: Sequence[Sequence[int]], texts: Sequence[Row], states: Tensor, last: Tensor | None) -> None:
+        """Off the final hidden states of texts, as `core.lm.pieces.Look` says."""
+        asked = [j for j, rows in enumerate(each) if any(self.asked[i].text for i in rows)]
         if not asked:
             return
-        start = states.new_empty(0, states.shape[-1]) if self.prefix.states is None else self.prefix.states
         # Each token is read off the state before it; the first of all has none.
-        read = [start[:-1], *(torch.cat([start[-1:], row[:-1]]) for _, row in asked)]
-        ids = [self.prefix.ids[1:], *(self.rows[i][not self.prefix.ids :] for i, _ in asked)]
-        common, *own = token_logp(self.lm, torch.cat(read), [*chain(*ids)]).split([len(row) for row in ids])
-        sums = (common.sum() + torch.stack([logp.sum() for logp in own])).tolist()
-        for (i, _), logp, total in zip(asked, own, sums, strict=True):
-            if tokens := len(common) + len(logp):
-                self._values[i]["text_logprob"] = total / tokens
+        own = [states[j, -len(texts[j]) :] for j in asked]
+        read = [
+            row[:-1] if last is None else torch.cat([last[j : j + 1], row[:-1]])
+            for j, row in zip(asked, own, strict=True)
+        ]
+        ids = [texts[j][last is None :] for j in asked]
+        logps = token_logp(self.lm, torch.cat(read), [*chain(*ids)]).split([*map(len, ids)])
+        sums = torch.stack([logp.sum() for logp in logps]).tolist()
+        for j, total, tokens in zip(asked, sums, map(len, ids), strict=True):
+            for i in each[j]:
+                self._text[i] = (self._text[i][0] + total, self._text[i][1] + tokens)
+                if self.asked[i].text and self._text[i][1]:
+                    self._values[i]["text_logprob"] = self._text[i][0] / self._text[i][1]
 
     def answers(self, begun: Begun) -> None:
         """Off the references put behind the rows: the first of each, then the second of those that have one, ..."""
-        found: list[list[float]] = [[] for _ in self.rows]
+        found: list[list[float]] = [[] for _ in self.asked]
         for k in range(max(len(asked.references) for asked in self.asked) or 1):
             texts = {i: asked.references[k] for i, asked in enumerate(self.asked) if k < len(asked.references)}
             whole = [i for i, asked in enumerate(self.asked) if asked.unedited or asked.expect] if k == 0 else []
@@ -171,7 +178,9 @@ def token_logp(lm: LM, states: Tensor, ids: Row) -> Tensor:
     """Log p of token ids[j] read off states[j]: (N, d), N ids -> (N,) float32. Some of the logits at a time."""
     parts = []
     size = max(1, AT_ONCE // lm.vocabulary)
-    for some, tokens in zip(states.split(size), torch.tensor(ids, device=lm.device).split(size), strict=True):
+    for some, tokens in zip(
+        states.split(size), torch.tensor(ids, dtype=torch.long, device=lm.device).split(size), strict=True
+    ):
         logits = lm.logits(some).float()
         wanted = logits.gather(1, tokens.to(logits.device).unsqueeze(1)).squeeze(1)
         parts.append(wanted - logits.logsumexp(1))

@@ -16,8 +16,9 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from core.errors import UserError
-from core.lm.fused import fuse_, quicken_
-from core.lm.graphs import Recorder
+from core.lm.kernels.fused import fuse_
+from core.lm.kernels.graphs import Recorder
+from core.lm.kernels.products import quicken_
 
 OFFLINE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 """For every loader of transformers: nothing from the network, no code out of a model's folder."""

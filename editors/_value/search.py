@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from core.lm.forward import Resumed
-from core.lm.graphs import Recording
 from core.lm.hooks import replaced, trace
+from core.lm.kernels.graphs import Recording
 from editors._value.prompts import Batch
 from editors._value.settings import TargetSettings
 

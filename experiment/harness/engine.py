@@ -17,10 +17,11 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from core.errors import UserError
 from core.lm.batches import in_batches
-from core.lm.begun import NOTHING, Begun, Prefix, begin, shared_prefix
+from core.lm.begun import Begun
 from core.lm.generate import until
 from core.lm.likelihood import logp_behind, of_tokens
 from core.lm.model import LM
+from core.lm.pieces import NOTHING, Prefix, begin, shared_prefix
 from core.lm.tokens import Row
 from core.messages import short
 from experiment.harness.member import GEN_TOKENS
@@ -107,7 +108,8 @@ class Engine(TemplateLM):  # type: ignore[misc]
             begun = begin(self.lm, [row[prefix.length :] for row, _ in batch], prefix)
             return behind(begun, [answers for _, answers in batch])
 
-        found = in_batches(contexts, work, self.lm, _size, self.batch_tokens, what="likelihoods")
+        order = prefix.order([row for row, _ in contexts])
+        found = in_batches(contexts, work, self.lm, _size, self.batch_tokens, what="likelihoods", order=order)
         replies = {i: reply for part in found for i, reply in part.items()}
         return [replies[i] for i in range(len(pairs))]
 
@@ -136,7 +138,8 @@ class Engine(TemplateLM):  # type: ignore[misc]
             begun = begin(self.lm, [row[prefix.length :] for row in batch], prefix)
             return [(_cut(self._decode(ids), stops), finite) for ids, finite in until(begun, new, over)]
 
-        return in_batches(rows, work, self.lm, lambda row: len(row) + new, self.batch_tokens, what="texts")
+        order = prefix.order(rows)
+        return in_batches(rows, work, self.lm, lambda row: len(row) + new, self.batch_tokens, what="texts", order=order)
 
     def _over(self, stops: Sequence[str]) -> Callable[[Row], bool]:
         """Whether new ids hold a stop string by now, if those before the last did not."""

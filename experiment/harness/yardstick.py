@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from core.lm.batches import in_batches
-from core.lm.begun import NOTHING, shared_prefix
 from core.lm.model import LM
+from core.lm.pieces import NOTHING, shared_prefix
 from core.metrics import BELOW, by_parts
 from core.types import Completion, Ratio, Sample, Score, Scored
 from experiment.harness import replies
