@@ -55,13 +55,13 @@ def saved(rows: list[Row], members: list[int]) -> int:
     while shared > 0 and len({tuple(rows[i][:shared]) for i in members}) > 1:
         shared -= 1
     kept = Family(max(shared, 0), members).saved
-    return kept if shared >= batches.LEAST and kept > sum(len(rows[i]) for i in members) // 8 else 0
+    return kept if shared >= batches.SHORTEST and kept > sum(len(rows[i]) for i in members) // 8 else 0
 
 
 @given(st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=6), min_size=1, max_size=6))
 def test_no_other_parting_saves_more(rows: list[Row]) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(batches, "LEAST", 2)
+        patch.setattr(batches, "SHORTEST", 2)
         found = families(rows)
         assert sorted(i for family in found for i in family.rows) == [*range(len(rows))]
         for family in found:

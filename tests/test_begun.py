@@ -71,13 +71,13 @@ def test_begun_rows_go_on_as_if_alone(lm: LM, start: str, piece: int, monkeypatc
     monkeypatch.setitem(module.PIECE, "cpu", piece)
     rows = [encode(lm, start + text) for text in TEXTS]
     prefix = shared_prefix(lm, rows, 8)
-    assert prefix.parts == ((lm.window or 99) > 50)
-    assert bool(prefix.ids) == (prefix.parts and (bool(start) or rows[0][0] == lm.tokenizer.bos_token_id))
+    assert prefix.may_share == ((lm.window or 99) > 50)
+    assert bool(prefix.ids) == (prefix.may_share and (bool(start) or rows[0][0] == lm.tokenizer.bos_token_id))
     own, seen = [row[prefix.length :] for row in rows], Seen(lm, rows, piece)
     begun = begin(lm, own, prefix, seen.look)
     assert seen.ids == rows and len(begun.last) == len(rows)
     shared = sum(map(len, rows)) - seen.tokens - prefix.length * (len(rows) - 1)
-    assert (shared > 20) == (piece < 100 and prefix.parts), "what few rows share is not worth a pass"
+    assert (shared > 20) == (piece < 100 and prefix.may_share), "what few rows share is not worth a pass"
     assert_close(begun.last, torch.stack([alone(lm, row)[-1] for row in rows]))
 
     answers = [encode(lm, text) for text in MORE]
@@ -101,8 +101,19 @@ def test_no_prefix_where_a_window_would_count_the_padding() -> None:
     assert shared_prefix(tiny("mistral", sliding_window=None), rows, 100).ids
 
 
+@pytest.mark.parametrize("family", WINDOWS)
+def test_no_families_where_a_window_would_count_the_padding(family: str) -> None:
+    """A long start stands in front of a short row, and of a long row behind it stands a short one."""
+    rows = [[*range(3, 63), 70 + i, 7] for i in range(2)] + [[*range(80, 92), *range(i, i + 40)] for i in range(4)]
+    for window, shares in ((66, False), (2 * 62 + 4, True)):
+        lm = tiny(family, **WINDOWS[family] | {"sliding_window": window})
+        prefix = shared_prefix(lm, rows, 4)
+        assert prefix.may_share == shares and not prefix.ids
+        assert_close(begin(lm, rows, prefix).last, torch.stack([alone(lm, row)[-1] for row in rows]))
+
+
 def test_one_row_shares_nothing() -> None:
-    assert shared_prefix(tiny("gpt2"), [[5, 6, 7]], 1) == Prefix(parts=True)
+    assert shared_prefix(tiny("gpt2"), [[5, 6, 7]], 1) == Prefix(may_share=True)
 
 
 def test_pieces_are_let_go_layer_by_layer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +137,7 @@ def test_pieces_are_let_go_layer_by_layer(monkeypatch: pytest.MonkeyPatch) -> No
     assert len(begun.last) == 2 and begun.last.untyped_storage().nbytes() == begun.last.nbytes
 
 
-@given(st.lists(st.integers(1, 9), min_size=1, max_size=9), st.integers(1, 40))
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=9), st.integers(1, 31))
 def test_pieces_take_least(lengths: list[int], size: int) -> None:
     """Of all ways of cutting the rows into neighbours that fit."""
     rows = [[0] * n for n in lengths]

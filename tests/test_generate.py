@@ -382,7 +382,7 @@ def test_a_shared_prefix_is_run_once_and_changes_nothing(lm: LM) -> None:
         ).logits[:, -1]
         whole = torch.cat([lm.model(torch.tensor([row])).logits[:, -1] for row in rows])
     torch.testing.assert_close(behind, whole, rtol=1e-4, atol=1e-5)
-    assert shared_prefix(lm, rows[:1], 1) == Prefix(parts=True)
+    assert shared_prefix(lm, rows[:1], 1) == Prefix(may_share=True)
     assert shared_prefix(lm, [rows[0], rows[0]], 1).length == len(rows[0]) - 1
     assert complete(lm, texts, 1) == [complete(lm, [text], 1)[0] for text in texts]
 

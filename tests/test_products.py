@@ -1,4 +1,4 @@
-"""core.lm.kernels.fused: projections by oneDNN are those of torch, and so are their gradients."""
+"""core.lm.kernels.products: projections by oneDNN are those of torch, and so are their gradients."""
 
 import copy
 
@@ -40,6 +40,12 @@ def test_a_product_as_defined(by: str, shape: tuple[int, ...], bias: bool, turne
     with torch.inference_mode():
         torch.testing.assert_close(product(x, weight, b), wanted)
     torch.testing.assert_close(slopes(found, x), slopes(wanted, x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("bias", [torch.randn(10)[::2], torch.randn(1).expand(5), torch.randn(1), torch.tensor(1.5)])
+def test_a_bias_of_another_layout(by: str, bias: Tensor) -> None:
+    x, weight = torch.randn(3, 7), torch.randn(5, 7)
+    torch.testing.assert_close(product(x, weight, bias), naive.product(x, weight, bias))
 
 
 def slopes(y: Tensor, x: Tensor) -> list[Tensor]:

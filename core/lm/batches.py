@@ -35,10 +35,9 @@ def in_batches(
     """`work` done on batches of at most `budget` tokens (at least one row), results in the rows' order.
 
     `size` is the length of a row in tokens, new ones included; rows are taken in the given `order`, longest first if
-    there is none. When the device runs out of memory the budget halves and
-    the batch is tried again. `done` maps rows to results an earlier run has left, and receives those of this one; the
-    batches are the same with and without it, so that the rest comes out to the bit as it would have. `what` is the
-    name of the progress bar.
+    there is none. When the device runs out of memory the budget halves and the batch is tried again. `done` maps rows
+    to results an earlier run has left, and receives those of this one; the batches are the same with and without it, so
+    that the rest comes out to the bit as it would have. `what` is the name of the progress bar.
     """
     budget = budget or default_budget(lm)
     order = sorted(range(len(rows)), key=lambda i: -size(rows[i])) if order is None else order
@@ -68,7 +67,7 @@ def in_batches(
     return [results[i] for i in range(len(rows))]
 
 
-LEAST = 8
+SHORTEST = 8
 """Tokens of a beginning that is worth the trouble."""
 
 
@@ -104,7 +103,7 @@ class _Run:
     def close(self) -> None:
         """As one family, where that saves more."""
         whole = Family(self.shared, [*self.rows])
-        if self.shared >= LEAST and whole.saved > max(self.saved, self.tokens // 8):
+        if self.shared >= SHORTEST and whole.saved > max(self.saved, self.tokens // 8):
             self.families, self.saved = [whole], whole.saved
 
 

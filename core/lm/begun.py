@@ -20,8 +20,8 @@ from core.lm.tokens import Padded, Row, pad
 class Begun:
     """R rows that have gone through the model, and what it takes to go on behind them.
 
-    `mask` is (R, columns), padding on the left; `positions` (R, 1) are those of the rows' last tokens, `last` (R, d)
-    the final hidden states there.
+    `mask` is (R, columns), a row's last token in the last one; `positions` (R, 1) are those of the rows' last tokens,
+    `last` (R, d) the final hidden states there.
     """
 
     lm: LM

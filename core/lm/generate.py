@@ -31,11 +31,11 @@ def complete(
 ) -> list[Completion]:
     """Greedy completions of `prompts`, in their order.
 
-    Prompts are batched by length under a budget of `batch_tokens`, which never changes a completion; what all of them
-    start with is run once, what some of them start with once in a batch. One that does not fit the model's context
-    loses tokens on its left (a BOS stays). With `choices`, the word whose first token, behind a blank, is the likeliest
-    next one is reported too. `done` is as for `in_batches`. What is `asked` of each prompt is measured on the way and
-    changes no completion.
+    Prompts are batched under a budget of `batch_tokens`, which never changes a completion; what all of them start with
+    is run once, what some of them start with once in a batch. One that does not fit the model's context loses tokens on
+    its left (a BOS stays). With `choices`, the word whose first token, behind a blank, is the likeliest next one is
+    reported too. `done` is as for `in_batches`. What is `asked` of each prompt is measured on the way and changes no
+    completion.
     """
     if not prompts:
         return []

@@ -26,13 +26,13 @@ PASS = 12
 class Prefix:
     """The first tokens that rows have in common, run once; `states` are their final hidden states, (length, d).
 
-    Rows behind it may be run in `parts`, what some of them share once too.
+    What only some of the rows share `may_share` a pass too.
     """
 
     ids: Row = field(default_factory=list)
     layers: KeysValues = ()
     states: Tensor | None = None
-    parts: bool = False
+    may_share: bool = False
 
     @property
     def length(self) -> int:
@@ -40,7 +40,7 @@ class Prefix:
 
     def order(self, rows: Sequence[Row]) -> list[int] | None:
         """In which rows that start with it are best run, for what they share behind it. None: as for `in_batches`."""
-        return side_by_side([row[self.length :] for row in rows]) if self.parts else None
+        return side_by_side([row[self.length :] for row in rows]) if self.may_share else None
 
 
 @torch.inference_mode()
@@ -50,16 +50,20 @@ def shared_prefix(lm: LM, rows: Sequence[Row], behind: int) -> Prefix:
     Nothing where a row with the `behind` tokens that will follow it is longer than a sliding window of attention,
     which would count the padding between prefix and row.
     """
-    if lm.window and max(map(len, rows)) + behind > lm.window:
+    longest = max(map(len, rows))
+    if lm.window and longest + behind > lm.window:
         return NOTHING
+    may_share = (
+        not lm.window or 2 * longest + behind <= lm.window
+    )  # a start as long as that may stand before a short one
     first, last = min(rows), max(rows)  # what these two share, all share
     shortest = min(map(len, rows)) - 1
     common = [a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))][:shortest]
     if len(rows) < 2 or not common:
-        return Prefix(parts=True)
+        return Prefix(may_share=may_share)
     cache = DynamicCache()
     states = states_behind(lm, pad(lm, [common]), cache)[0]
-    return Prefix(common, stored(cache), states, parts=True)
+    return Prefix(common, stored(cache), states, may_share)
 
 
 NOTHING = Prefix()
@@ -82,13 +86,13 @@ def begin(lm: LM, rows: Sequence[Row], prefix: Prefix = NOTHING, look: Look | No
         before = Begun(lm, mask, mask.sum(1, keepdim=True) - 1, prefix.states[-1:], _growing(prefix.layers))
         if look is not None:
             look([range(len(rows))], [prefix.ids], prefix.states.unsqueeze(0), None)
-    return _run(lm, rows, before, look, prefix.parts)
+    return _run(lm, rows, before, look, prefix.may_share)
 
 
-def _run(lm: LM, rows: Sequence[Row], before: Begun | None, look: Look | None, parts: bool) -> Begun:
-    """Run `rows`, all of them behind the one row that is `before` them, if any; with `parts` as for `Prefix`."""
+def _run(lm: LM, rows: Sequence[Row], before: Begun | None, look: Look | None, may_share: bool) -> Begun:
+    """Run `rows`, all of them behind the one row that is `before` them, if any; `may_share` is as for `Prefix`."""
     size = PIECE.get(lm.device.type, PIECE["cuda"])
-    found = families(rows) if parts else []
+    found = families(rows) if may_share else []
     if sum(family.saved for family in found) <= size // PASS:  # what is shared is a pass of its own
         return _stacked([*_Group(before, [*range(len(rows))], rows, [0] * len(rows)).run(lm, look, size)])
     kin, alone = ([f for f in found if bool(f.shared) is so] for so in (True, False))
@@ -97,11 +101,13 @@ def _run(lm: LM, rows: Sequence[Row], before: Begun | None, look: Look | None, p
         assert look is not None
         look([[i for k in those for i in kin[k].rows] for those in texts], *seen)
 
-    starts = _run(lm, [rows[f.rows[0]][: f.shared] for f in kin], before, look and shown, parts)
+    starts = _run(lm, [rows[f.rows[0]][: f.shared] for f in kin], before, look and shown, may_share)
     members = [(i, rows[i][f.shared :], k) for k, f in enumerate(kin) for i in f.rows]
-    others = [(i, rows[i], 0) for f in alone for i in f.rows]
-    groups = [_Group(behind, *zip(*of, strict=True)) for behind, of in ((starts, members), (before, others)) if of]
-    return _stacked([part for group in groups for part in group.run(lm, look, size)])
+    parts = [*_Group(starts, *zip(*members, strict=True)).run(lm, look, size)]
+    del starts  # before all are joined
+    if others := [(i, rows[i], 0) for f in alone for i in f.rows]:
+        parts += _Group(before, *zip(*others, strict=True)).run(lm, look, size)
+    return _stacked(parts)
 
 
 @dataclass
@@ -117,7 +123,7 @@ class _Group:
         """Piece by piece, those of like length together."""
         order = sorted(range(len(self.rows)), key=lambda j: -len(self.rows[j]))
         for piece in _pieces([self.rows[j] for j in order], size):
-            some = [order[j] for j in piece]
+            some = sorted(order[j] for j in piece)
             numbers, rows = [self.numbers[j] for j in some], [self.rows[j] for j in some]
             cache: Cache = DynamicCache()
             tokens, last = pad(lm, rows), None
@@ -141,23 +147,36 @@ def _pieces(rows: Sequence[Row], size: int) -> list[range]:
 
     That is as many tokens as the rectangles have, and some for each pass.
     """
-    least, starts = [0], [0]  # of the rows before each
-    for stop in range(1, len(rows) + 1):
-        width = 0
+    blocks = [*_blocks(rows, size)]
+    least, firsts = [0], [0]  # of the blocks before each: what they take, and the first of their last piece
+    for stop in range(1, len(blocks) + 1):
+        count, width = 0, 0
         choices: list[tuple[int, int]] = []
-        for start in range(stop - 1, -1, -1):
-            width = max(width, len(rows[start]))
-            if choices and (stop - start) * width > size:
+        for first in range(stop - 1, -1, -1):
+            count, width = count + len(blocks[first]), max(width, len(rows[blocks[first].start]))
+            if choices and count * width > size:
                 break
-            choices.append((least[start] + (stop - start) * width + size // PASS, start))
+            choices.append((least[first] + count * width + size // PASS, first))
         took, first = min(choices)
         least.append(took)
-        starts.append(first)
-    pieces, stop = [], len(rows)
+        firsts.append(first)
+    pieces, stop = [], len(blocks)
     while stop:
-        pieces.append(range(starts[stop], stop))
-        stop = starts[stop]
+        pieces.append(range(blocks[firsts[stop]].start, blocks[stop - 1].stop))
+        stop = firsts[stop]
     return pieces[::-1]
+
+
+def _blocks(rows: Sequence[Row], size: int) -> Iterator[range]:
+    """Neighbours of one length that are not parted, a sixteenth of a piece at most: few even of many short rows."""
+    start = 0
+    for i, row in enumerate(rows):
+        if len(row) != len(rows[start]) or (i - start + 1) * len(row) > size // 16:
+            if i > start:
+                yield range(start, i)
+            start = i
+    if rows:
+        yield range(start, len(rows))
 
 
 def _growing(layers: KeysValues) -> Cache:
@@ -166,12 +185,11 @@ def _growing(layers: KeysValues) -> Cache:
 
 
 def _stacked(parts: Sequence[_Part]) -> Begun:
-    """All rows, by their numbers, as one rectangle, padded on the left alone. The parts are used up."""
-    numbers = [i for some, _ in parts for i in some]
-    if len(parts) == 1 and numbers == [*range(len(numbers))]:
-        return parts[0][1]
-    begun = [part for _, part in parts]
+    """All rows, by their numbers, as one rectangle no wider than the longest. The parts are used up."""
+    numbers, begun = [i for some, _ in parts for i in some], [part for _, part in parts]
     width = int(torch.cat([part.mask.sum(1) for part in begun]).max())
+    if len(parts) == 1 and numbers == [*range(len(numbers))] and begun[0].mask.shape[1] == width:
+        return begun[0]
     places = [_Places.of(some, part.mask, width) for some, part in parts]
     mask = begun[0].mask.new_zeros(len(numbers), width)
     for at in places:

@@ -5,6 +5,7 @@ is 1.1 to 3.5 times as fast, most where a weight is large beside the rows that i
 products`).
 """
 
+import os
 from typing import Any
 
 import torch
@@ -20,6 +21,9 @@ ONEDNN = (
 """x W^T + b by oneDNN, where that is known to be faster."""
 LEAST = 1 << 20
 """Multiplications from which on it is: a call takes some 15 microseconds more."""
+for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+    os.environ.setdefault(cache, "16")
+"""How many shapes it keeps code for, at two levels: a pass has fewer, and 1024, as else, take a gigabyte."""
 
 
 def quicken_(model: nn.Module) -> None:
@@ -43,8 +47,13 @@ QUICK: dict[type, type] = {nn.Linear: _Linear, Conv1D: _Conv1D}
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x W^T + b: (..., n), (m, n), (m,) -> (..., m), as `torch.nn.functional.linear`, whose gradients it has."""
+    """x W^T + b: (..., n), (m, n), (m,) -> (..., m), as `torch.nn.functional.linear`, whose gradients it has.
+
+    Not for the transforms of torch.func, autocast or torch.compile.
+    """
     if ONEDNN is None or not (x.is_cpu and x.dtype == weight.dtype == torch.float32) or x.numel() * len(weight) < LEAST:
+        return linear(x, weight, bias)
+    if bias is not None and (bias.shape != weight.shape[:1] or not bias.is_contiguous()):  # it would not look
         return linear(x, weight, bias)
     if not torch.is_grad_enabled():
         return _onednn(x, weight, bias)
