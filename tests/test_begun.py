@@ -153,3 +153,24 @@ def test_pieces_take_least(lengths: list[int], size: int) -> None:
     inner = range(1, len(rows))
     least = min(takes(cuts) for k in range(len(rows)) for cuts in combinations(inner, k))
     assert takes([piece.start for piece in found[1:]]) == least < math.inf
+
+
+def test_what_rows_share_is_let_go_before_they_are_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    starts: list[weakref.ref[Any]] = []
+    held: list[list[bool]] = []
+    run, stacked = module._run, module._stacked
+
+    def kept(*of: Any) -> Any:
+        begun = run(*of)
+        starts.append(weakref.ref(begun))
+        return begun
+
+    def joined(parts: Any) -> Any:
+        held.append([start() is not None for start in starts])
+        return stacked(parts)
+
+    monkeypatch.setattr(module, "_run", kept)
+    monkeypatch.setattr(module, "_stacked", joined)
+    monkeypatch.setitem(module.PIECE, "cpu", 24)
+    begin(tiny("gpt2"), [[*range(20), i] for i in range(30, 34)], Prefix(may_share=True))
+    assert held == [[], [False]]

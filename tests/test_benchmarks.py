@@ -13,7 +13,7 @@ from conftest import ROOT, in_soak, saved, tiny
 from tiny_settings import TARGET, corpus
 from torch import Tensor
 
-from benchmarks import _peak, _random, gpu, masks, memory, peers
+from benchmarks import _peak, _random, alike, gpu, masks, memory, peers, products
 from benchmarks._flops import bare, counted, share
 from core import folders
 from core.lm.forward import resume
@@ -218,6 +218,27 @@ def test_a_peer_out_of_memory_is_said() -> None:
     peer.call()
     peer.call()
     assert peer.failed == "out of memory" and len(peer.times) == 1
+
+
+# --- what is shared, products --------------------------------------------------------------------------------------
+
+
+def test_prompts_that_start_alike_say_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(alike, "embedded", lambda: tiny("llama"))
+    monkeypatch.setitem(alike.pieces.PIECE, "cpu", 24)
+    (line,) = alike.run(alike.arguments(["--tasks", "NER", "--limit", "6"]))
+    assert line.startswith("NER ") and line.endswith("x; 6 of 6 completions the same")
+
+
+def test_products_have_a_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    if products.ONEDNN is None:
+        assert list(products.run()) == ["torch's own are used here: no oneDNN, or a CPU without AVX-512"]
+        monkeypatch.setattr(products, "ONEDNN", "as if")
+    monkeypatch.setattr(products, "SHAPES", {"queries": (8, 4)})
+    monkeypatch.setattr(products, "CACHES", 1 << 10)
+    lines = list(products.run())
+    assert len(lines) == len(products.ROWS)
+    assert all(re.fullmatch(r"queries +\d+ rows: +\d+ GFLOP/s, torch's +\d+: \d+\.\d\dx", line) for line in lines)
 
 
 # --- masks -----------------------------------------------------------------------------------------------------------
