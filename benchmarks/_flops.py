@@ -96,7 +96,10 @@ def _timed(what: Any, tensors: list[torch.Tensor], rounds: int) -> float:
 
 
 def share(took: float, ours: Callable[[], object], smallest: Callable[[], object] | None = None) -> str:
-    """A line on `ours`, which took so many seconds; `smallest` is the same without pads, where `ours` has any."""
+    """A line on `ours`, which took so many seconds; `smallest` is the same without pads, where `ours` has any.
+
+    Needed is the less of the two: what prompts share is run once in `ours` alone.
+    """
     own = counted(ours)
     needed = min(own.flops, counted(smallest).flops) if smallest else own.flops
     flops, alone = bare(own)

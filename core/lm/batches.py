@@ -45,11 +45,14 @@ def in_batches(
     position = 0
     with tqdm(total=len(rows), desc=what, unit="row", leave=False, disable=len(rows) < 2) as bar:
         while position < len(rows):
-            width, batch = 0, order[position:position]
+            width = 0
+            batch: list[int] = []
             for i in order[position:]:
-                if batch and (len(batch) + 1) * max(width, size(rows[i])) > budget:
+                wider = max(width, size(rows[i]))
+                if batch and (len(batch) + 1) * wider > budget:
                     break
-                width, batch = max(width, size(rows[i])), [*batch, i]
+                width = wider
+                batch.append(i)
             if not all(i in results for i in batch):
                 new: Sequence[T] | None = None
                 try:

@@ -47,15 +47,14 @@ class Prefix:
 def shared_prefix(lm: LM, rows: Sequence[Row], behind: int) -> Prefix:
     """What all `rows` start with (a task's instruction, say), run once; at least one token of each row is left.
 
-    Nothing where a row with the `behind` tokens that will follow it is longer than a sliding window of attention,
-    which would count the padding between prefix and row.
+    Nothing where a row with the `behind` tokens that will follow it is longer than a sliding window of attention, which
+    would count the padding between prefix and row; and some may share more only where twice the longest fits.
     """
     longest = max(map(len, rows))
     if lm.window and longest + behind > lm.window:
         return NOTHING
-    may_share = (
-        not lm.window or 2 * longest + behind <= lm.window
-    )  # a start as long as that may stand before a short one
+    # a row may stand behind padding as wide as the longest start, and with it in a piece as wide as the longest row
+    may_share = not lm.window or 2 * longest + behind <= lm.window
     first, last = min(rows), max(rows)  # what these two share, all share
     shortest = min(map(len, rows)) - 1
     common = [a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))][:shortest]

@@ -21,9 +21,9 @@ ONEDNN = (
 """x W^T + b by oneDNN, where that is known to be faster."""
 LEAST = 1 << 20
 """Multiplications from which on it is: a call takes some 15 microseconds more."""
-for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
-    os.environ.setdefault(cache, "16")
-"""How many shapes it keeps code for, at two levels: a pass has fewer, and 1024, as else, take a gigabyte."""
+# How many shapes it keeps code for, at two levels: a pass has fewer, and 1024, as else, take a gigabyte.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
+os.environ.setdefault("LRU_CACHE_CAPACITY", "16")
 
 
 def quicken_(model: nn.Module) -> None:
