@@ -89,7 +89,7 @@ class Family:
 
 @dataclass(slots=True)
 class _Run:
-    """Neighbouring rows, in the order of their tokens, that share a beginning; `families` is how best to part them."""
+    """Neighbouring rows, in the order of their tokens, that share a beginning; `families` is how to part them."""
 
     shared: int
     rows: list[int] = field(default_factory=list)
@@ -111,10 +111,11 @@ class _Run:
 
 
 def families(rows: Sequence[Sequence[int]]) -> list[Family]:
-    """Rows of tokens parted so that running what each family shares once saves the most tokens.
+    """Rows of tokens parted so that running what each family shares once saves many.
 
     A family has to save an eighth of its tokens; of each of its rows at least one token is its own. The runs of sorted
-    rows that share a beginning are nested, so the best of each follows from the best of those in it.
+    rows that share a beginning are nested: each is one family where that saves more than the families in it, with the
+    rest of its rows by themselves.
     """
     order = sorted(range(len(rows)), key=lambda i: tuple(rows[i]))
     stack = [_Run(0)]
