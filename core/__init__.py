@@ -2,6 +2,9 @@
 
 import os
 
-# Read when torch is loaded. Threads that wait for another one spin by default: beside other work on the same cores that
-# takes several times as long, on free ones it gains nothing (docs/speed.md).
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Read when torch is loaded. A thread that waits for another one spins by default for milliseconds, which beside other
+# work on the same cores takes several times as long; asleep at once, it is late for the next of many small operations.
+# GNU's library can spin for a fraction of a millisecond first (docs/speed.md).
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")

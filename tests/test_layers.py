@@ -202,9 +202,15 @@ def test_what_is_light_stays_light(code: str, absent: set[str]) -> None:
 
 
 def test_how_threads_wait_is_the_users_to_say() -> None:
-    code = "import os, core; print(os.environ['OMP_WAIT_POLICY'])"
-    for given, wanted in (({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")):
-        environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | given
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    code = f"import os, core; print(*(os.environ.get(name) for name in {names}))"
+    for given, wanted in (
+        ({}, "PASSIVE 10000"),
+        ({"GOMP_SPINCOUNT": "7"}, "PASSIVE 7"),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE None"),
+        ({"OMP_WAIT_POLICY": "PASSIVE"}, "PASSIVE None"),
+    ):
+        environment = {name: value for name, value in os.environ.items() if name not in names} | given
         told = subprocess.run(
             [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
         )
