@@ -206,7 +206,10 @@ def test_peers_say_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             )
         )
     )
-    assert [line.split(":")[0] for line in lines if not line.startswith(" ")] == ["SentimentAnalysis", "NER"]
+    heads = [line for line in lines if not line.startswith(" ")]
+    assert [line.split(":")[0] for line in heads] == ["SentimentAnalysis", "NER"]
+    for line in heads:
+        assert (bound := re.search(r": [\d.]+x, ([\d.]+)x at most \(3 records", line)) and float(bound[1]) > 0
     others = [line for line in lines if line.startswith("  ") and not line.startswith("  ours")]
     assert [line.split()[0] for line in others] == ["generate_until,", "loglikelihood,"] * 2 + ["generate_until,"] * 2
     for line in others:  # the tiny tokenizer spells labels with several tokens, of which ours weighs the first
