@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from core import folders
 from core.lm.model import LM
@@ -61,10 +61,16 @@ def random_lm(name: str, shape: Any, device: str, dtype: str) -> LM:
     """A model of the configuration `shape`, drawn where and as it is to be used."""
     tokenizer = stand_in(shape.vocab_size)
     shape.bos_token_id = shape.eos_token_id = shape.pad_token_id = tokenizer.eos_token_id
+    model = drawn(shape, device, dtype)
+    return LM(model, tokenizer, name, fingerprint="random weights")  # the hash of gigabytes takes minutes
+
+
+def drawn(shape: Any, device: str, dtype: str) -> PreTrainedModel:
+    """The model as transformers makes it; the same weights each time."""
     torch.manual_seed(0)
     with torch.device(device):
-        model = AutoModelForCausalLM.from_config(shape, dtype=getattr(torch, dtype))
-    return LM(model, tokenizer, name, fingerprint="random weights")  # the hash of gigabytes takes minutes
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(shape, dtype=getattr(torch, dtype))
+    return model
 
 
 def stand_in(vocabulary: int) -> PreTrainedTokenizerFast:

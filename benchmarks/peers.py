@@ -1,10 +1,9 @@
 """Our completions beside those of lm-evaluation-harness' HFLM: python -m benchmarks.peers [--data DIR] [--limit N] ...
 
-The same model in the same process, the same prompts and numbers of new tokens; the embedded model is for HFLM as
-transformers loads it. HFLM completes them by `generate_until` in batches of several sizes; of a task with labels it
-also weighs the labels by `loglikelihood`, as the harness does where it is given choices. The first call of each is
-cold, the next are warm. On a CPU each row says too what could be had at most: with ours as fast as its matrix products
-are by themselves.
+The same weights in the same process, the same prompts and numbers of new tokens; HFLM has the model as transformers
+makes it. It completes them by `generate_until` in batches of several sizes; of a task with labels it also weighs the
+labels by `loglikelihood`, as the harness does where it is given choices. The first call of each is cold, the next are
+warm. Each row says too what could be had at most: with ours as fast as its matrix products are by themselves.
 """
 
 import argparse
@@ -16,9 +15,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.models.llama import modeling_llama
 
 from benchmarks import _random
 from benchmarks._flops import bare, counted
@@ -32,6 +33,8 @@ from inputs.embedded import EMBEDDED_MODEL
 
 LABELLED, OTHERS = 64, 16
 """Records of a task with labels and of one without."""
+TURN = modeling_llama.apply_rotary_pos_emb
+"""Transformers' own, which a model of ours on a GPU replaces for the whole family."""
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -82,8 +85,9 @@ class Peer:
     @property
     def most(self) -> float:
         """Records a second if a call took no longer than its matrix products by themselves."""
-        _, seconds = bare(counted(self.work))
-        return len(self.said) / seconds
+        with patch.object(LM, "recorder", None):  # what is recorded cannot be counted
+            count = counted(self.work)
+        return len(self.said) / bare(count)[1]
 
 
 def run(args: argparse.Namespace | None = None) -> Iterator[str]:
@@ -91,7 +95,7 @@ def run(args: argparse.Namespace | None = None) -> Iterator[str]:
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     if args.model:
         lm = _random.random_lm(args.model, _random.config(args.model), args.device, args.dtype)
-        theirs = lm.model
+        theirs = _random.drawn(lm.model.config, args.device, args.dtype).eval()
     else:
         lm = load(folders.MODELS / EMBEDDED_MODEL, EMBEDDED_MODEL, device=args.device, dtype=args.dtype)
         theirs = AutoModelForCausalLM.from_pretrained(lm.folder, dtype=lm.model.dtype).to(lm.device)
@@ -107,8 +111,8 @@ def rows(lm: LM, theirs: PreTrainedModel, task: Task, args: argparse.Namespace) 
         for peer in everybody:
             peer.call()
     best = max(peer.rate for peer in others if not peer.failed)
-    most = "" if lm.recorder else f", {ours.most / best:.2f}x at most"  # what is recorded cannot be counted
-    yield f"{task.name}: {ours.rate / best:.2f}x{most} ({len(prompts)} records of {task.max_new_tokens} new tokens)"
+    ratios = f"{ours.rate / best:.2f}x, {ours.most / best:.2f}x at most"
+    yield f"{task.name}: {ratios} ({len(prompts)} records of {task.max_new_tokens} new tokens)"
     for peer in everybody:
         yield f"  {peer.name:20} {peer.failed or result(peer, ours)}"
 
@@ -123,7 +127,7 @@ def result(peer: Peer, ours: Peer) -> str:
 
 
 def peers(lm: LM, theirs: PreTrainedModel, task: Task, prompts: list[str], batches: list[str]) -> list[Peer]:
-    """Ours first; HFLM's have the model `theirs`."""
+    """Ours first; HFLM's have the model `theirs`, and turn queries and keys as transformers does."""
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
 
@@ -132,7 +136,13 @@ def peers(lm: LM, theirs: PreTrainedModel, task: Task, prompts: list[str], batch
     words = [(prompt, f" {word}") for prompt in prompts for word in task.choices]
     choices = [Instance("loglikelihood", {}, pair, i) for i, pair in enumerate(words)]
 
-    def chosen(model: Any) -> list[str]:
+    @patch.object(modeling_llama, "apply_rotary_pos_emb", TURN)
+    def said(model: Any) -> Sequence[Any]:
+        replies: Sequence[Any] = model.generate_until(texts, disable_tqdm=True)
+        return replies
+
+    @patch.object(modeling_llama, "apply_rotary_pos_emb", TURN)
+    def chosen(model: Any) -> Sequence[Any]:
         logps = [logp for logp, _ in model.loglikelihood(choices, disable_tqdm=True)]
         each = [logps[i : i + len(task.choices)] for i in range(0, len(logps), len(task.choices))]
         return [task.choices[logp.index(max(logp))] for logp in each]
@@ -140,9 +150,7 @@ def peers(lm: LM, theirs: PreTrainedModel, task: Task, prompts: list[str], batch
     everybody = [Peer("ours", partial(complete, lm, prompts, task.max_new_tokens, task.choices))]
     for size in batches:
         model = HFLM(pretrained=theirs, tokenizer=lm.tokenizer, batch_size=size)
-        everybody.append(
-            Peer(f"generate_until, {size}", partial(model.generate_until, texts, disable_tqdm=True), "text")
-        )
+        everybody.append(Peer(f"generate_until, {size}", partial(said, model), "text"))
         if task.choices:
             everybody.append(Peer(f"loglikelihood, {size}", partial(chosen, model), "choice"))
     return everybody
