@@ -13,7 +13,7 @@ from transformers import Cache
 from core.lm.forward import Fixed, Frozen, Growing, KeysValues, states_behind, stored, visible
 from core.lm.kernels.graphs import Recording
 from core.lm.model import LM
-from core.lm.tokens import Padded, Row, pad
+from core.lm.tokens import Padded, Row, pad, placed
 
 
 @dataclass
@@ -69,7 +69,7 @@ class Begun:
 
     def followed(self, tokens: Padded, index: Sequence[int]) -> Padded:
         """Rows of tokens as they stand behind those of `index`, whose columns the mask has too."""
-        at = torch.tensor(index, device=self.lm.device)
+        at = placed(self.lm, index)
         mask, positions = torch.cat([self.mask[at], tokens.mask], 1), self.positions[at] + 1 + tokens.positions
         return Padded(tokens.ids, mask, positions)
 
@@ -81,7 +81,7 @@ class Begun:
             return tuple(
                 (k.expand(len(index), -1, -1, -1), v.expand(len(index), -1, -1, -1)) for k, v in stored(self.cache)
             )
-        at = torch.tensor(index, device=self.lm.device)
+        at = placed(self.lm, index)
         return tuple((k[at.to(k.device)], v[at.to(v.device)]) for k, v in stored(self.cache))
 
 

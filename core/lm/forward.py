@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from transformers import Cache, DynamicCache
+from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
 from core.lm.hooks import Seen, trace
@@ -41,7 +41,7 @@ def states_behind(lm: LM, tokens: Padded, cache: Cache | None) -> Tensor:
     with sdpa_kernel(KERNELS):
         hidden: Tensor = lm.model.base_model(
             input_ids=tokens.ids,
-            attention_mask=tokens.mask,
+            attention_mask=_mask(lm, tokens),
             position_ids=tokens.positions,
             past_key_values=cache,
             use_cache=cache is not None,
@@ -49,33 +49,62 @@ def states_behind(lm: LM, tokens: Padded, cache: Cache | None) -> Tensor:
     return hidden
 
 
-def visible(lm: LM, mask: Tensor, start: int) -> Tensor:
-    """The mask of attention for the columns from `start` on, ready-made where the model takes it so.
+def _mask(lm: LM, tokens: Padded) -> Tensor | None:
+    """The mask of attention as the model is given it.
 
-    `mask` (rows, columns) is that of the padding; (rows, 1, columns - start, columns), of what attention adds or of
-    what it sees.
+    Transformers would ask a GPU whether anything is padding, and stand still until its answer is here; every layer
+    would make anew of a mask what its kernel adds. A single row has no padding, and the faster kernel of attention. On
+    a CPU the model makes a faster mask than this.
+    """
+    rows, columns = tokens.ids.shape
+    if tokens.mask.dim() == 4 or lm.recorder is None:
+        return tokens.mask
+    if rows == 1 and columns == tokens.mask.shape[1]:
+        return None
+    return visible(lm, tokens.mask, tokens.mask.shape[1] - columns)
+
+
+ALIGNED = 16
+"""Columns of a mask in memory are a multiple of so many: else attention copies it to where they are."""
+
+
+def visible(lm: LM, mask: Tensor, start: int) -> Tensor:
+    """What attention adds for the columns from `start` on, ready-made where the model takes it so.
+
+    `mask` (rows, columns) is that of the padding; (rows, 1, columns - start, columns), or `mask` as it is.
     """
     if not lm.takes_masks:
         return mask
     at = torch.arange(mask.shape[1], device=mask.device)
     seen = mask.bool()[:, None, None, :] & (at <= at[start:, None])
-    if lm.model.config._attn_implementation == "sdpa":
-        return seen
-    return torch.zeros_like(seen, dtype=lm.model.dtype).masked_fill(~seen, torch.finfo(lm.model.dtype).min)
+    width = -(-seen.shape[-1] // ALIGNED) * ALIGNED
+    added = torch.zeros(*seen.shape[:-1], width, dtype=lm.model.dtype, device=seen.device)[..., : seen.shape[-1]]
+    return added.masked_fill_(~seen, torch.finfo(added.dtype).min)
 
 
 class Growing(DynamicLayer):
-    """A cache layer that starts with these keys and values: (rows, heads, columns, head size) each."""
+    """A cache layer that starts with these keys and values, (rows, heads, columns, head size) each, or with none."""
 
-    def __init__(self, keys: Tensor, values: Tensor) -> None:
+    def __init__(self, keys: Tensor | None = None, values: Tensor | None = None) -> None:
         super().__init__()
+        if keys is not None and values is not None:
+            self._hold(keys, values)
+
+    def _hold(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         self.keys, self.values = keys, values
         self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
+        return keys, values
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        assert self.keys is not None and self.values is not None
-        self.keys, self.values = _joined(self.keys, key_states), _joined(self.values, value_states)
-        return self.keys, self.values
+        if self.keys is None or self.values is None:
+            return self._hold(_whole(key_states), _whole(value_states))
+        return self._hold(_joined(self.keys, key_states), _joined(self.values, value_states))
+
+
+def _whole(new: Tensor) -> Tensor:
+    """Itself, or a copy of a part of more, all of which it would keep in memory."""
+    alone = new.untyped_storage().nbytes() == new.nbytes
+    return new if alone else new.clone(memory_format=torch.contiguous_format)
 
 
 def _joined(old: Tensor, new: Tensor) -> Tensor:
@@ -112,6 +141,11 @@ class Fixed(Growing):
     def get_seq_length(self) -> int:
         """So that one new token sees all columns."""
         return super().get_seq_length() - 1
+
+
+def empty() -> Cache:
+    """Of as many layers as a model turns out to have."""
+    return Cache(layer_class_to_replicate=Growing)
 
 
 KeysValues = tuple[tuple[Tensor, Tensor], ...]
@@ -166,7 +200,7 @@ def resume(
 
     A resumed run sees the columns from `column` on; what `paths` saw covers all columns.
     """
-    cache = DynamicCache()
+    cache = empty()
     blocks = {layer: lm.block(layer) for layer in layers}
     with trace(lm.model, *blocks.values(), *paths) as seen:
         states_behind(lm, tokens, cache)

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Cache, DynamicCache
+from transformers import Cache
 
 from core.lm.batches import families, side_by_side
 from core.lm.begun import Begun
-from core.lm.forward import Growing, KeysValues, states_behind, stored
+from core.lm.forward import Growing, KeysValues, empty, states_behind, stored
 from core.lm.model import LM
 from core.lm.tokens import Row, pad
 
@@ -60,7 +60,7 @@ def shared_prefix(lm: LM, rows: Sequence[Row], behind: int) -> Prefix:
     common = [a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))][:shortest]
     if len(rows) < 2 or not common:
         return Prefix(may_share=may_share)
-    cache = DynamicCache()
+    cache = empty()
     states = states_behind(lm, pad(lm, [common]), cache)[0]
     return Prefix(common, stored(cache), states, may_share)
 
@@ -124,7 +124,7 @@ class _Group:
         for piece in _pieces([self.rows[j] for j in order], size):
             some = sorted(order[j] for j in piece)
             numbers, rows = [self.numbers[j] for j in some], [self.rows[j] for j in some]
-            cache: Cache = DynamicCache()
+            cache = empty()
             tokens, last = pad(lm, rows), None
             if self.before is not None:
                 behind = [self.behind[j] for j in some]

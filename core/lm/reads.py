@@ -14,7 +14,7 @@ from torch import Tensor
 from core.lm.batches import in_batches
 from core.lm.forward import final_states
 from core.lm.model import LM
-from core.lm.tokens import Padded, Row, pad
+from core.lm.tokens import Padded, Row, pad, placed
 
 
 def joined(prompt: Row, answer: Row) -> Row:
@@ -45,7 +45,7 @@ class Reads:
             for r, (end, answer) in enumerate(zip(ends, answers, strict=True))
             for i, token in enumerate(answer)
         ]
-        row, column, token = torch.tensor(reads, dtype=torch.long, device=lm.device).view(-1, 3).T
+        row, column, token = placed(lm, torch.tensor(reads, dtype=torch.long).view(-1, 3)).T
         return cls(pad(lm, rows, align), row, column, token)
 
     def rows(self, index: Tensor) -> "Reads":

@@ -147,4 +147,9 @@ def pad(lm: LM, rows: Sequence[Row], align: Sequence[int] | None = None) -> Padd
         ids[j, start : start + len(row)] = torch.tensor(row)
         mask[j, start : start + len(row)] = 1
     positions = (mask.cumsum(1) - 1).clamp(min=0)
-    return Padded(ids.to(lm.device), mask.to(lm.device), positions.to(lm.device))
+    return Padded(placed(lm, ids), placed(lm, mask), placed(lm, positions))
+
+
+def placed(lm: LM, numbers: Tensor | Sequence[int]) -> Tensor:
+    """Numbers from the host where the model's inputs go. Nobody waits for a GPU to have come so far."""
+    return torch.as_tensor(numbers).to(lm.device, non_blocking=True)
