@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from core.lm import pieces as module
+from core.lm import stacked as joining
+from core.lm.forward import stored
 from core.lm.model import LM
-from core.lm.pieces import Prefix, begin, shared_prefix
+from core.lm.pieces import Prefix, begin, passed, shared_prefix
 from core.lm.tokens import Row, encode
 
 TEXTS = (
@@ -52,13 +54,15 @@ class Seen:
         self.ids: list[Row] = [[] for _ in rows]
         self.tokens = 0
 
-    def look(self, each: Sequence[Sequence[int]], texts: Sequence[Row], states: Tensor, last: Tensor | None) -> None:
-        assert states.shape[0] * states.shape[1] <= self.piece or len(texts) == 1
+    def look(
+        self, each: Sequence[Sequence[int]], texts: Sequence[Row], states: Sequence[Tensor], last: Tensor | None
+    ) -> None:
+        assert len(texts) * max(map(len, texts)) <= self.piece or len(texts) == 1
         self.tokens += sum(map(len, texts))
         for j, (members, text) in enumerate(zip(each, texts, strict=True)):
             for i in members:
                 start, end = len(self.ids[i]), len(self.ids[i]) + len(text)
-                assert_close(states[j, -len(text) :], self.wanted[i][start:end])
+                assert_close(states[j], self.wanted[i][start:end])
                 if last is not None:
                     assert_close(last[j], self.wanted[i][start - 1])
                 assert (last is None) == (start == 0)
@@ -93,6 +97,41 @@ def test_begun_rows_go_on_as_if_alone(lm: LM, start: str, piece: int, monkeypatc
             assert_close(begun.logits[2], lm.model(torch.tensor([rows[2]])).logits[0, -1])
 
 
+@pytest.mark.parametrize("start", ["", "Say yes or no, and nothing else at all. "])
+@pytest.mark.parametrize("piece", [1, 24, 10_000])
+def test_rows_that_nobody_goes_on_behind(lm: LM, start: str, piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With their tails, which are as if put behind each row alone; two equal rows have different ones."""
+    monkeypatch.setitem(module.PIECE, "cpu", piece)
+    texts = [*TEXTS, TEXTS[-1]]
+    rows, tails = [encode(lm, start + text) for text in texts], [encode(lm, text) for text in MORE]
+    tails = [[], *tails, [], *tails, *tails[:2]]
+    prefix = shared_prefix(lm, rows, 8)
+    seen, read = Seen(lm, rows, piece), dict[int, Tensor]()
+
+    def looked(numbers: Sequence[int], states: Sequence[Tensor]) -> None:
+        read.update(zip(numbers, states, strict=True))
+
+    last = passed(lm, [row[prefix.length :] for row in rows], prefix, seen.look, tails, looked)
+    assert seen.ids == rows
+    assert_close(last, torch.stack([alone(lm, row)[-1] for row in rows]))
+    for i, (row, tail) in enumerate(zip(rows, tails, strict=True)):
+        assert_close(read[i], alone(lm, row + tail)[len(row) - 1 :])
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_no_more_is_held_than_keys_and_values(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A family's projection may make queries, keys and values at once; of rows that nobody goes on behind: nothing."""
+    lm, given = tiny(family), list[Any]()
+    run = module.states_behind
+    monkeypatch.setattr(
+        module, "states_behind", lambda lm, tokens, cache: given.append(cache) or run(lm, tokens, cache)
+    )
+    for keys, values in stored(begin(lm, [[5, 6, 7], [7, 8, 9]]).cache):
+        assert keys.untyped_storage().nbytes() == keys.nbytes and values.untyped_storage().nbytes() == values.nbytes
+    passed(lm, [[5, 6, 7], [7, 8, 9]])
+    assert given[0] is not None and given[1] is None
+
+
 def test_no_prefix_where_a_window_would_count_the_padding() -> None:
     lm = tiny("mistral", sliding_window=20)
     rows = [encode(lm, f"Say yes or no. {text}") for text in TEXTS[:2]]
@@ -118,7 +157,7 @@ def test_one_row_shares_nothing() -> None:
 
 def test_pieces_are_let_go_layer_by_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that memory never holds all keys and values twice."""
-    lm, alive, stacked, moved = tiny("gpt2"), [], module._stacked, module._moved
+    lm, alive, stacked, moved = tiny("gpt2"), [], module.stacked, joining._moved
     layers: list[list[weakref.ref[Any]]] = []
 
     def followed(parts: Any) -> Any:
@@ -129,8 +168,8 @@ def test_pieces_are_let_go_layer_by_layer(monkeypatch: pytest.MonkeyPatch) -> No
         alive.append([sum(layer() is not None for layer in part) for part in layers])
         return moved(*of)
 
-    monkeypatch.setattr(module, "_stacked", followed)
-    monkeypatch.setattr(module, "_moved", counted)
+    monkeypatch.setattr(module, "stacked", followed)
+    monkeypatch.setattr(joining, "_moved", counted)
     monkeypatch.setitem(module.PIECE, "cpu", 1)
     begun = begin(lm, [[5, 6], [7, 8, 9]])
     assert alive[::2] == alive[1::2] == [[n, n] for n in range(lm.n_layers, 0, -1)]
@@ -146,7 +185,7 @@ def test_pieces_take_least(lengths: list[int], size: int) -> None:
         parts = [lengths[a:b] for a, b in pairwise([0, *cuts, len(rows)])]
         tokens = [len(part) * max(part) for part in parts]
         fits = all(n <= size or len(part) == 1 for n, part in zip(tokens, parts, strict=True))
-        return sum(tokens) + len(parts) * (size // module.PASS) if fits else math.inf
+        return sum(n + size // module.PASS for n in tokens) if fits else math.inf
 
     found = module._pieces(rows, size)
     assert [i for piece in found for i in piece] == [*range(len(rows))]
@@ -158,19 +197,15 @@ def test_pieces_take_least(lengths: list[int], size: int) -> None:
 def test_what_rows_share_is_let_go_before_they_are_joined(monkeypatch: pytest.MonkeyPatch) -> None:
     starts: list[weakref.ref[Any]] = []
     held: list[list[bool]] = []
-    run, stacked = module._run, module._stacked
-
-    def kept(*of: Any) -> Any:
-        begun = run(*of)
-        starts.append(weakref.ref(begun))
-        return begun
+    stacked = module.stacked
 
     def joined(parts: Any) -> Any:
         held.append([start() is not None for start in starts])
-        return stacked(parts)
+        begun = stacked(parts)
+        starts.append(weakref.ref(begun))
+        return begun
 
-    monkeypatch.setattr(module, "_run", kept)
-    monkeypatch.setattr(module, "_stacked", joined)
+    monkeypatch.setattr(module, "stacked", joined)
     monkeypatch.setitem(module.PIECE, "cpu", 24)
     begin(tiny("gpt2"), [[*range(20), i] for i in range(30, 34)], Prefix(may_share=True))
     assert held == [[], [False]]

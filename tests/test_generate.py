@@ -168,7 +168,7 @@ def test_special_tokens_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         generate, "_continued", lambda lm, begun, *_: [([lm.tokenizer.eos_token_id], True)] * len(begun.last)
     )
-    (said,) = complete(lm, ["a"], 1)
+    (said,) = complete(lm, ["a"], 2)
     assert said == Completion("", ended=True, full=lm.tokenizer.eos_token)
     assert said.seen == lm.tokenizer.eos_token
 

@@ -73,6 +73,10 @@ class Begun:
         mask, positions = torch.cat([self.mask[at], tokens.mask], 1), self.positions[at] + 1 + tokens.positions
         return Padded(tokens.ids, mask, positions)
 
+    def ends(self, index: Sequence[int]) -> Tensor:
+        """The final hidden states of these rows' last tokens, (len(index), d)."""
+        return self.last[placed(self.lm, index).to(self.last.device)]
+
     def held(self, index: Sequence[int]) -> KeysValues:
         """The keys and values of these rows, to be read alone."""
         if [*index] == [*range(len(self.mask))]:

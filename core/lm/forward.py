@@ -109,6 +109,8 @@ def _whole(new: Tensor) -> Tensor:
 
 def _joined(old: Tensor, new: Tensor) -> Tensor:
     """The columns of `new` behind those of `old`. On a GPU `cat` is slow with operands that are views, as these are."""
+    if new.requires_grad:
+        return torch.cat([old, new], -2)
     columns = old.shape[-2]
     both = new.new_empty(*new.shape[:2], columns + new.shape[-2], new.shape[-1])
     both[:, :, :columns] = old
@@ -121,7 +123,7 @@ class Frozen(Growing):
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         assert self.keys is not None and self.values is not None
-        return torch.cat([self.keys, key_states], -2), torch.cat([self.values, value_states], -2)
+        return _joined(self.keys, key_states), _joined(self.values, value_states)
 
 
 class Fixed(Growing):

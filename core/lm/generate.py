@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from core.lm.batches import in_batches
 from core.lm.begun import Begun
 from core.lm.likelihood import Asked, Expected, Reading, logp_behind, of_tokens
 from core.lm.model import LM
-from core.lm.pieces import begin, shared_prefix
+from core.lm.pieces import Prefix, begin, passed, shared_prefix
 from core.lm.tokens import Row, continuation, decode, encode_all
 from core.types import Completion
 
@@ -44,11 +45,11 @@ def complete(
     prefix = shared_prefix(lm, rows, max(max_new_tokens, REFERENCE))
 
     def work(batch: list[tuple[Row, bool, Asked]]) -> list[Completion]:
-        reading = Reading(lm, [each for _, _, each in batch])
-        begun = begin(lm, [row[prefix.length :] for row, _, _ in batch], prefix, reading.prompts)
-        reading.answers(begun)
-        chosen = [choices[best] for best in reading.choices(words, begun)] if choices else [None] * len(batch)
-        new = _continued(lm, begun, max_new_tokens, ends)
+        own, _, questions = zip(*batch, strict=True)
+        reading, begun = _read(lm, own, questions, prefix, max_new_tokens)
+        logits = begun.logits if isinstance(begun, Begun) else lm.logits(begun).float()
+        chosen = [choices[best] for best in reading.choices(words, logits)] if choices else [None] * len(batch)
+        new = _continued(lm, begun, max_new_tokens, ends) if isinstance(begun, Begun) else _likeliest(logits)
         texts = decode(lm, [_until(ids, ends) for ids, _ in new])
         full = decode(lm, [ids for ids, _ in new], special=True)
         return [
@@ -76,16 +77,29 @@ def expected(lm: LM, prompts: Sequence[str], max_new_tokens: int, references: Se
     prefix = shared_prefix(lm, rows, max(max_new_tokens, REFERENCE))
 
     def work(batch: list[tuple[Row, Asked]]) -> list[Expected]:
-        begun = begin(lm, [row[prefix.length :] for row, _ in batch], prefix)
-        texts = {i: (i, each.references[0]) for i, (_, each) in enumerate(batch)}
-        found: list[Expected] = []
-        for at, logp in logp_behind(begun, texts):
-            found += Expected.of(logp).split([*map(len, at.values())])
-            del logp  # before the next are made
-        return found
+        found: dict[int, Expected] = {}
+        questions = [replace(each, expect=partial(found.__setitem__, i)) for i, (_, each) in enumerate(batch)]
+        _read(lm, [row for row, _ in batch], questions, prefix, max_new_tokens)
+        return [found[i] for i in range(len(batch))]
 
     pairs, order = list(zip(rows, asked, strict=True)), prefix.order(rows)
     return in_batches(pairs, work, lm, lambda pair: len(pair[0]) + max_new_tokens, what="unedited", order=order)
+
+
+def _read(
+    lm: LM, rows: Sequence[Row], asked: Sequence[Asked], prefix: Prefix, max_new_tokens: int
+) -> tuple[Reading, Begun | Tensor]:
+    """Run whole `rows`, measuring what is `asked` of each: the measures, and the rows, to go on behind them.
+
+    Where one token is all that comes, references are run with their rows; the final hidden states of these, (R, d).
+    """
+    reading, own = Reading(lm, asked), [row[prefix.length :] for row in rows]
+    if max_new_tokens == 1 and all(len(each.references) < 2 for each in asked):
+        tails = [each.references[0] if each.references else [] for each in asked]
+        return reading, passed(lm, own, prefix, reading.prompts, tails, reading.tails)
+    begun = begin(lm, own, prefix, reading.prompts)
+    reading.answers(begun)
+    return reading, begun
 
 
 def _fitted(
@@ -210,6 +224,12 @@ def _continued(
     said = [row[:n] for row, n in zip(torch.stack(columns, 1).tolist(), room.tolist(), strict=True)]
     ids = [row[: len(_until(row, ends)) + 1] for row in said]
     return list(zip(ids, finite.tolist(), strict=True))
+
+
+def _likeliest(logits: Tensor) -> list[tuple[Row, bool]]:
+    """What `_continued` says of one new token, by its logits (rows, vocabulary)."""
+    best = logits.max(-1)
+    return list(zip(best.indices.unsqueeze(1).tolist(), best.values.isfinite().tolist(), strict=True))
 
 
 def _ends(lm: LM) -> set[int]:

@@ -101,23 +101,23 @@ class Reading:
         self._values: list[dict[str, float]] = [dict(each.known) for each in asked]
         self._text = [(0.0, 0)] * len(asked)
         """Of what was read of each prompt, log p and how many tokens."""
+        self._found: list[list[float]] = [[] for _ in asked]
+        """Mean log p of a token, of each reference."""
 
     @property
     def measures(self) -> list[dict[str, float]]:
         """Of each row, by their names."""
         return [{name: x for name, x in values.items() if math.isfinite(x)} for values in self._values]
 
-    def prompts(self, each: Sequence[Sequence[int]], texts: Sequence[Row], states: Tensor, last: Tensor | None) -> None:
+    def prompts(
+        self, each: Sequence[Sequence[int]], texts: Sequence[Row], states: Sequence[Tensor], last: Tensor | None
+    ) -> None:
         """Off the final hidden states of texts, as `core.lm.pieces.Look` says."""
         asked = [j for j, rows in enumerate(each) if any(self.asked[i].text for i in rows)]
         if not asked:
             return
         # Each token is read off the state before it; the first of all has none.
-        own = [states[j, -len(texts[j]) :] for j in asked]
-        read = [
-            row[:-1] if last is None else torch.cat([last[j : j + 1], row[:-1]])
-            for j, row in zip(asked, own, strict=True)
-        ]
+        read = [states[j][:-1] if last is None else torch.cat([last[j : j + 1], states[j][:-1]]) for j in asked]
         ids = [texts[j][last is None :] for j in asked]
         logps = token_logp(self.lm, torch.cat(read), [*chain(*ids)]).split([*map(len, ids)])
         sums = torch.stack([logp.sum() for logp in logps]).tolist()
@@ -129,22 +129,37 @@ class Reading:
 
     def answers(self, begun: Begun) -> None:
         """Off the references put behind the rows: the first of each, then the second of those that have one, ..."""
-        found: list[list[float]] = [[] for _ in self.asked]
         for k in range(max(len(asked.references) for asked in self.asked) or 1):
-            texts = {i: asked.references[k] for i, asked in enumerate(self.asked) if k < len(asked.references)}
-            whole = [i for i, asked in enumerate(self.asked) if asked.unedited or asked.expect] if k == 0 else []
-            for at, logp in logp_behind(begun, {i: (i, texts.get(i, [])) for i in sorted({*whole, *texts})}):
-                if k == 0:
-                    self._expectations(at, logp)
-                own = {i: text for i in at if (text := texts.get(i))}
-                for i, each in zip(own, of_tokens(logp, at, own), strict=True):
-                    found[i].append(float(each.mean()))
+            for at, logp in logp_behind(begun, {i: (i, text) for i, text in self._texts(k).items()}):
+                self._answered(k, at, logp)
                 del logp  # before the next are made
-        for values, asked, logps in zip(self._values, self.asked, found, strict=True):
-            if logps:
-                values |= {"reference_logprob": logps[0]} | (
-                    {"reference_logprob_best": max(logps)} if asked.best else {}
-                )
+
+    def tails(self, numbers: Sequence[int], states: Sequence[Tensor]) -> None:
+        """Off the first reference behind each row, run with it, as `core.lm.pieces.Read` says."""
+        asked = self._texts(0)
+        own = {i: (i, each[:1], each[1:]) for i, each in zip(numbers, states, strict=True) if i in asked}
+        for at, logp in _logp(self.lm, own):
+            self._answered(0, at, logp)
+            del logp  # before the next are made
+
+    def _texts(self, k: int) -> dict[int, Row]:
+        """The k-th reference of the rows that have one, and nothing for those of which only the next token is asked."""
+        texts = {i: asked.references[k] for i, asked in enumerate(self.asked) if k < len(asked.references)}
+        whole = [i for i, asked in enumerate(self.asked) if asked.unedited or asked.expect] if k == 0 else []
+        return {i: texts.get(i, []) for i in sorted({*whole, *texts})}
+
+    def _answered(self, k: int, at: Places, logp: Tensor) -> None:
+        """What is asked of the k-th references, at these positions of some rows."""
+        if k == 0:
+            self._expectations(at, logp)
+        texts = self._texts(k)
+        own = {i: texts[i] for i in at if texts[i]}
+        for i, each in zip(own, of_tokens(logp, at, own), strict=True):
+            found, values = self._found[i], self._values[i]
+            found.append(float(each.mean()))
+            values["reference_logprob"] = found[0]
+            if self.asked[i].best:
+                values["reference_logprob_best"] = max(found)
 
     def _expectations(self, at: Places, logp: Tensor) -> None:
         """What is asked of all that is expected next, at these positions of some rows.
@@ -164,9 +179,9 @@ class Reading:
             for expect, part in zip(told.values(), now.split([len(at[i]) for i in told]), strict=True):
                 expect(part)
 
-    def choices(self, words: Row, begun: Begun) -> list[int]:
-        """Off the next-token logits of the label words' first tokens; returns which word is the likeliest."""
-        logits = begun.logits[:, words]  # (rows, words)
+    def choices(self, words: Row, logits: Tensor) -> list[int]:
+        """The likeliest of the label words, by their first tokens in the next token's logits (rows, vocabulary)."""
+        logits = logits[:, words]  # (rows, words)
         for values, asked, p in zip(self._values, self.asked, logits.softmax(-1).tolist(), strict=True):
             if asked.right is not None:
                 values["choice_probability"] = p[asked.right]
@@ -197,23 +212,28 @@ def logp_behind(begun: Begun, asked: Mapping[int, tuple[int, Row]]) -> Iterator[
     texts = {i: pair for i, pair in asked.items() if pair[1]}
     found = begun.behind(*zip(*texts.values(), strict=True)) if texts else ()
     states = dict(zip(texts, found, strict=True))
-    size = max(1, AT_ONCE // begun.lm.vocabulary)
+    ends = {i: begun.last[row : row + 1] for i, (row, _) in asked.items()}
+    return _logp(begun.lm, {i: (row, ends[i], states.get(i, ends[i])[: len(text)]) for i, (row, text) in asked.items()})
+
+
+def _logp(lm: LM, asked: Mapping[int, tuple[int, Tensor, Tensor]]) -> Iterator[tuple[Places, Tensor]]:
+    """Of each which row, the state of the row's last token, (1, d), and those of the text behind it, (tokens, d)."""
+    size = max(1, AT_ONCE // lm.vocabulary)
     at: dict[int, list[int]] = {}
     read: list[Tensor] = []  # states
     count, latest = 0, -1  # positions so far, and the row of the last
-    for i, (row, text) in asked.items():
+    for i, (row, last, text) in asked.items():
         if at and count + 1 + len(text) > size:
-            yield at, _next(begun.lm, read)
+            yield at, _next(lm, read)
             at, read, count, latest = {}, [], 0, -1
         if row != latest:
-            read.append(begun.last[row : row + 1])
+            read.append(last)
             first, latest, count = count, row, count + 1
-        if text:
-            read.append(states[i][: len(text)])
+        read.append(text)
         at[i] = [first, *range(count, count + len(text))]
         count += len(text)
     if at:
-        yield at, _next(begun.lm, read)
+        yield at, _next(lm, read)
 
 
 def _next(lm: LM, states: Sequence[Tensor]) -> Tensor:

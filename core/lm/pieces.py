@@ -11,9 +11,10 @@ from transformers import Cache
 
 from core.lm.batches import families, side_by_side
 from core.lm.begun import Begun
-from core.lm.forward import Growing, KeysValues, empty, states_behind, stored
+from core.lm.forward import Frozen, Growing, KeysValues, empty, states_behind, stored
 from core.lm.model import LM
-from core.lm.tokens import Row, pad
+from core.lm.stacked import Part, stacked
+from core.lm.tokens import Row, pad, placed
 
 PIECE = {"cpu": 1024, "cuda": 8192}
 """Tokens of prompts that go through at a time. On a CPU the activations of more leave its caches; a GPU is busy with so
@@ -68,9 +69,12 @@ def shared_prefix(lm: LM, rows: Sequence[Row], behind: int) -> Prefix:
 NOTHING = Prefix()
 
 
-Look = Callable[[Sequence[Sequence[int]], Sequence[Row], Tensor, Tensor | None], None]
-"""Is shown tokens that have gone through: the rows that each text of them is part of, the texts, their final hidden
-states (texts, columns, d), padded on the left, and those of the token before each, (texts, d)."""
+Look = Callable[[Sequence[Sequence[int]], Sequence[Row], Sequence[Tensor], Tensor | None], None]
+"""Is shown tokens that have gone through: the rows that each text of them is part of, the texts, the final hidden
+states of each, (tokens, d), and those of the token before each, (texts, d)."""
+Read = Callable[[Sequence[int], Sequence[Tensor]], None]
+"""Is shown rows that have gone through, by their numbers: of each the final hidden states of its last token and of its
+tail, (1 + tokens of the tail, d)."""
 
 
 @torch.inference_mode()
@@ -79,66 +83,116 @@ def begin(lm: LM, rows: Sequence[Row], prefix: Prefix = NOTHING, look: Look | No
 
     `look` is shown all tokens, those of the prefix first.
     """
-    before = None
-    if prefix.states is not None:
-        mask = torch.ones(1, prefix.length, dtype=torch.long, device=lm.device)
-        before = Begun(lm, mask, mask.sum(1, keepdim=True) - 1, prefix.states[-1:], _growing(prefix.layers))
-        if look is not None:
-            look([range(len(rows))], [prefix.ids], prefix.states.unsqueeze(0), None)
-    return _run(lm, rows, before, look, prefix.may_share)
+    way = _Way(lm, prefix.may_share, look)
+    return stacked(_run(way, rows, [[]] * len(rows), _before(lm, prefix, len(rows), look)))
 
 
-def _run(lm: LM, rows: Sequence[Row], before: Begun | None, look: Look | None, may_share: bool) -> Begun:
-    """Run `rows`, all of them behind the one row that is `before` them, if any; `may_share` is as for `Prefix`."""
-    size = PIECE.get(lm.device.type, PIECE["cuda"])
-    found = families(rows) if may_share else []
-    if sum(family.saved for family in found) <= size // PASS:  # what is shared is a pass of its own
-        return _stacked([*_Group(before, [*range(len(rows))], rows, [0] * len(rows)).run(lm, look, size)])
+@torch.inference_mode()
+def passed(
+    lm: LM,
+    rows: Sequence[Row],
+    prefix: Prefix = NOTHING,
+    look: Look | None = None,
+    tails: Sequence[Row] | None = None,
+    read: Read | None = None,
+) -> Tensor:
+    """The final hidden states of the last tokens of `rows`, (R, d), run as by `begin`; nobody can go on behind them.
+
+    No keys and values are kept. What the model is to be read at behind a row, its tail, is run with it.
+    """
+    way = _Way(lm, prefix.may_share, look, keep=False, read=read)
+    parts = _run(way, rows, tails or [[]] * len(rows), _before(lm, prefix, len(rows), look))
+    numbers = [i for some, _ in parts for i in some]
+    last = torch.cat([part.last for _, part in parts])
+    return last[placed(lm, numbers).argsort().to(last.device)]
+
+
+def _before(lm: LM, prefix: Prefix, rows: int, look: Look | None) -> Begun | None:
+    """The prefix as what so many rows stand behind."""
+    if prefix.states is None:
+        return None
+    if look is not None:
+        look([range(rows)], [prefix.ids], [prefix.states], None)
+    mask = torch.ones(1, prefix.length, dtype=torch.long, device=lm.device)
+    return Begun(lm, mask, mask.sum(1, keepdim=True) - 1, prefix.states[-1:], _of(Growing, prefix.layers))
+
+
+@dataclass(frozen=True)
+class _Way:
+    """How rows are run: `may_share` is as for `Prefix`; with `keep` somebody will go on behind them."""
+
+    lm: LM
+    may_share: bool
+    look: Look | None
+    keep: bool = True
+    read: Read | None = None
+
+    @property
+    def size(self) -> int:
+        """Tokens of a piece."""
+        return PIECE.get(self.lm.device.type, PIECE["cuda"])
+
+
+def _run(way: _Way, rows: Sequence[Row], tails: Sequence[Row], before: Begun | None) -> list[Part]:
+    """Run `rows`, all of them behind the one row that is `before` them, if any."""
+    found = families(rows) if way.may_share else []
+    if sum(family.saved for family in found) <= way.size // PASS:  # what is shared is a pass of its own
+        return [*_Group(before, [*range(len(rows))], rows, tails, [0] * len(rows)).run(way)]
     kin, alone = ([f for f in found if bool(f.shared) is so] for so in (True, False))
 
     def shown(texts: Sequence[Sequence[int]], *seen: Any) -> None:
-        assert look is not None
-        look([[i for k in those for i in kin[k].rows] for those in texts], *seen)
+        assert way.look is not None
+        way.look([[i for k in those for i in kin[k].rows] for those in texts], *seen)
 
-    starts = _run(lm, [rows[f.rows[0]][: f.shared] for f in kin], before, look and shown, may_share)
-    members = [(i, rows[i][f.shared :], k) for k, f in enumerate(kin) for i in f.rows]
-    parts = [*_Group(starts, *zip(*members, strict=True)).run(lm, look, size)]
+    upto = [rows[f.rows[0]][: f.shared] for f in kin]
+    start = _Way(way.lm, way.may_share, way.look and shown)
+    starts = stacked(_run(start, upto, [[]] * len(kin), before))
+    members = [(i, rows[i][f.shared :], tails[i], k) for k, f in enumerate(kin) for i in f.rows]
+    parts = [*_Group(starts, *zip(*members, strict=True)).run(way)]
     del starts  # before all are joined
-    if others := [(i, rows[i], 0) for f in alone for i in f.rows]:
-        parts += _Group(before, *zip(*others, strict=True)).run(lm, look, size)
-    return _stacked(parts)
+    if others := [(i, rows[i], tails[i], 0) for f in alone for i in f.rows]:
+        parts += _Group(before, *zip(*others, strict=True)).run(way)
+    return parts
 
 
 @dataclass
 class _Group:
-    """Rows that are to be run: their numbers, their tokens, and behind which row of `before` each stands."""
+    """Rows that are to be run: their numbers, tokens and tails, and behind which row of `before` each stands."""
 
     before: Begun | None
     numbers: Sequence[int]
     rows: Sequence[Row]
+    tails: Sequence[Row]
     behind: Sequence[int]
 
-    def run(self, lm: LM, look: Look | None, size: int) -> "Iterator[_Part]":
+    def run(self, way: _Way) -> Iterator[Part]:
         """Piece by piece, those of like length together."""
-        order = sorted(range(len(self.rows)), key=lambda j: -len(self.rows[j]))
-        for piece in _pieces([self.rows[j] for j in order], size):
+        whole = [row + tail for row, tail in zip(self.rows, self.tails, strict=True)]
+        order = sorted(range(len(whole)), key=lambda j: -len(whole[j]))
+        for piece in _pieces([whole[j] for j in order], way.size):
             some = sorted(order[j] for j in piece)
             numbers, rows = [self.numbers[j] for j in some], [self.rows[j] for j in some]
-            cache = empty()
-            tokens, last = pad(lm, rows), None
+            tokens, last, cache = pad(way.lm, [whole[j] for j in some]), None, empty() if way.keep else None
             if self.before is not None:
                 behind = [self.behind[j] for j in some]
-                tokens, last = self.before.followed(tokens, behind), self.before.last[behind]
-                cache = _growing(self.before.held(behind))
-            states = states_behind(lm, tokens, cache)
-            if look is not None:
-                look([[i] for i in numbers], rows, states, last)
-            # a view would hold all states
-            yield numbers, Begun(lm, tokens.mask, tokens.positions[:, -1:], states[:, -1].clone(), cache)
-
-
-_Part = tuple[list[int], Begun]
-"""Numbers of rows, and the rows."""
+                tokens, last = self.before.followed(tokens, behind), self.before.ends(behind)
+                cache = _of(Growing if way.keep else Frozen, self.before.held(behind))
+            states = states_behind(way.lm, tokens, cache)
+            stop = [states.shape[1] - len(self.tails[j]) for j in some]  # the columns behind the rows
+            if way.look is not None:
+                own = [states[j, end - len(row) : end] for j, (row, end) in enumerate(zip(rows, stop, strict=True))]
+                way.look([[i] for i in numbers], rows, own, last)
+            if way.read is not None:
+                way.read(numbers, [states[j, end - 1 :] for j, end in enumerate(stop)])
+            # a copy: a view would hold all states
+            at = placed(way.lm, [end - 1 for end in stop]).to(states.device)
+            ends = states[torch.arange(len(some), device=states.device), at]
+            yield (
+                numbers,
+                Begun(
+                    way.lm, tokens.mask, tokens.positions[:, -1:], ends, Cache(layers=[]) if cache is None else cache
+                ),
+            )
 
 
 def _pieces(rows: Sequence[Row], size: int) -> list[range]:
@@ -147,7 +201,7 @@ def _pieces(rows: Sequence[Row], size: int) -> list[range]:
     That is as many tokens as the rectangles have, and some for each pass.
     """
     blocks = [*_blocks(rows, size)]
-    least, firsts = [0], [0]  # of the blocks before each: what they take, and the first of their last piece
+    taken, firsts = [0], [0]  # of the blocks before each: what they take, and the first of their last piece
     for stop in range(1, len(blocks) + 1):
         count, width = 0, 0
         choices: list[tuple[int, int]] = []
@@ -155,9 +209,9 @@ def _pieces(rows: Sequence[Row], size: int) -> list[range]:
             count, width = count + len(blocks[first]), max(width, len(rows[blocks[first].start]))
             if choices and count * width > size:
                 break
-            choices.append((least[first] + count * width + size // PASS, first))
+            choices.append((taken[first] + count * width + size // PASS, first))
         took, first = min(choices)
-        least.append(took)
+        taken.append(took)
         firsts.append(first)
     pieces, stop = [], len(blocks)
     while stop:
@@ -178,52 +232,6 @@ def _blocks(rows: Sequence[Row], size: int) -> Iterator[range]:
         yield range(start, len(rows))
 
 
-def _growing(layers: KeysValues) -> Cache:
-    grown: list[Any] = [Growing(k, v) for k, v in layers]
-    return Cache(layers=grown)
-
-
-def _stacked(parts: Sequence[_Part]) -> Begun:
-    """All rows, by their numbers, as one rectangle no wider than the longest. The parts are used up."""
-    numbers, begun = [i for some, _ in parts for i in some], [part for _, part in parts]
-    width = int(torch.cat([part.mask.sum(1) for part in begun]).max())
-    if len(parts) == 1 and numbers == [*range(len(numbers))] and begun[0].mask.shape[1] == width:
-        return begun[0]
-    places = [_Places.of(some, part.mask, width) for some, part in parts]
-    mask = begun[0].mask.new_zeros(len(numbers), width)
-    for at in places:
-        mask[at.number, at.to] = 1
-    layers: list[Any] = []
-    for _ in range(len(begun[0].cache.layers)):
-        these: Any = [part.cache.layers.pop(0) for part in begun]  # so that memory holds one layer twice, not all
-        k, v = (_moved([getattr(layer, name) for layer in these], places, mask) for name in ("keys", "values"))
-        layers.append(Growing(k, v))
-    back = torch.tensor(numbers).argsort()
-    positions, last = (torch.cat([getattr(part, name) for part in begun]) for name in ("positions", "last"))
-    return Begun(begun[0].lm, mask, positions[back], last[back], Cache(layers=layers))
-
-
-@dataclass(frozen=True)
-class _Places:
-    """Of each token of a part its row and column there, and its row and column among all."""
-
-    row: Tensor
-    column: Tensor
-    number: Tensor
-    to: Tensor
-
-    @classmethod
-    def of(cls, numbers: Sequence[int], mask: Tensor, width: int) -> "_Places":
-        row, column = mask.nonzero(as_tuple=True)
-        end = width - mask.sum(1, keepdim=True)
-        return cls(row, column, torch.tensor(numbers, device=mask.device)[row], (end + mask.cumsum(1) - 1)[row, column])
-
-
-def _moved(parts: Sequence[Tensor], places: Sequence[_Places], mask: Tensor) -> Tensor:
-    """Keys or values of one layer, (rows, heads, columns, head size) each, to where `mask` (all rows, width) is 1."""
-    _, heads, _, size = parts[0].shape
-    whole = parts[0].new_zeros(len(mask), heads, mask.shape[1], size)
-    for at, part in zip(places, parts, strict=True):
-        row, column, number, to = (x.to(part.device) for x in (at.row, at.column, at.number, at.to))
-        whole[number, :, to] = part[row, :, column]
-    return whole
+def _of(kind: type[Growing], layers: KeysValues) -> Cache:
+    held: list[Any] = [kind(k, v) for k, v in layers]
+    return Cache(layers=held)
