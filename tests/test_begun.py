@@ -176,8 +176,8 @@ def test_pieces_are_let_go_layer_by_layer(monkeypatch: pytest.MonkeyPatch) -> No
     assert len(begun.last) == 2 and begun.last.untyped_storage().nbytes() == begun.last.nbytes
 
 
-@given(st.lists(st.integers(1, 9), min_size=1, max_size=9), st.integers(1, 31))
-def test_pieces_take_least(lengths: list[int], size: int) -> None:
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=9), st.integers(1, 31), st.integers(0, 20))
+def test_pieces_take_least(lengths: list[int], size: int, launched: int) -> None:
     """Of all ways of cutting the rows into neighbours that fit."""
     rows = [[0] * n for n in lengths]
 
@@ -185,9 +185,9 @@ def test_pieces_take_least(lengths: list[int], size: int) -> None:
         parts = [lengths[a:b] for a, b in pairwise([0, *cuts, len(rows)])]
         tokens = [len(part) * max(part) for part in parts]
         fits = all(n <= size or len(part) == 1 for n, part in zip(tokens, parts, strict=True))
-        return sum(n + size // module.PASS for n in tokens) if fits else math.inf
+        return sum(max(n, launched) + size // module.PASS for n in tokens) if fits else math.inf
 
-    found = module._pieces(rows, size)
+    found = module._pieces(rows, size, launched)
     assert [i for piece in found for i in piece] == [*range(len(rows))]
     inner = range(1, len(rows))
     least = min(takes(cuts) for k in range(len(rows)) for cuts in combinations(inner, k))

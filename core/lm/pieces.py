@@ -18,9 +18,13 @@ from core.lm.tokens import Row, pad, placed
 
 PIECE = {"cpu": 1024, "cuda": 8192}
 """Tokens of prompts that go through at a time. On a CPU the activations of more leave its caches; a GPU is busy with so
-many, and of more, whose lengths differ more, many are padding (docs/speed.md)."""
+many of a large model, and of more, whose lengths differ more, many are padding (docs/speed.md)."""
 PASS = 12
 """A pass takes as long as a piece by this, beside what its tokens take."""
+LAUNCHED = 3e11
+"""Products of a weight and a number that a GPU makes while the kernels of a block are launched: with fewer it waits."""
+MOST = 1 << 16
+"""Tokens of a piece, however small the model."""
 
 
 @dataclass(frozen=True)
@@ -128,15 +132,23 @@ class _Way:
     read: Read | None = None
 
     @property
+    def least(self) -> int:
+        """A pass takes no less than one of so many tokens."""
+        if self.lm.device.type == "cpu":
+            return 0
+        return int(LAUNCHED / sum(p.numel() for p in self.lm.module(self.lm.block(0)).parameters()))
+
+    @property
     def size(self) -> int:
         """Tokens of a piece."""
-        return PIECE.get(self.lm.device.type, PIECE["cuda"])
+        piece = PIECE.get(self.lm.device.type, PIECE["cuda"])
+        return max(piece, min(2 * self.least, MOST))
 
 
 def _run(way: _Way, rows: Sequence[Row], tails: Sequence[Row], before: Begun | None) -> list[Part]:
     """Run `rows`, all of them behind the one row that is `before` them, if any."""
     found = families(rows) if way.may_share else []
-    if sum(family.saved for family in found) <= way.size // PASS:  # what is shared is a pass of its own
+    if sum(family.saved for family in found) <= max(way.least, way.size // PASS):  # what is shared is a pass of its own
         return [*_Group(before, [*range(len(rows))], rows, tails, [0] * len(rows)).run(way)]
     kin, alone = ([f for f in found if bool(f.shared) is so] for so in (True, False))
 
@@ -169,7 +181,7 @@ class _Group:
         """Piece by piece, those of like length together."""
         whole = [row + tail for row, tail in zip(self.rows, self.tails, strict=True)]
         order = sorted(range(len(whole)), key=lambda j: -len(whole[j]))
-        for piece in _pieces([whole[j] for j in order], way.size):
+        for piece in _pieces([whole[j] for j in order], way.size, way.least):
             some = sorted(order[j] for j in piece)
             numbers, rows = [self.numbers[j] for j in some], [self.rows[j] for j in some]
             tokens, last, cache = pad(way.lm, [whole[j] for j in some]), None, empty() if way.keep else None
@@ -195,10 +207,10 @@ class _Group:
             )
 
 
-def _pieces(rows: Sequence[Row], size: int) -> list[range]:
+def _pieces(rows: Sequence[Row], size: int, least: int = 0) -> list[range]:
     """Neighbouring rows, at most `size` tokens as a rectangle, or a single row; parted so that it takes least.
 
-    That is as many tokens as the rectangles have, and some for each pass.
+    That is as many tokens as the rectangles have, `least` at least, and some for each pass.
     """
     blocks = [*_blocks(rows, size)]
     taken, firsts = [0], [0]  # of the blocks before each: what they take, and the first of their last piece
@@ -209,7 +221,7 @@ def _pieces(rows: Sequence[Row], size: int) -> list[range]:
             count, width = count + len(blocks[first]), max(width, len(rows[blocks[first].start]))
             if choices and count * width > size:
                 break
-            choices.append((taken[first] + count * width + size // PASS, first))
+            choices.append((taken[first] + max(count * width, least) + size // PASS, first))
         took, first = min(choices)
         taken.append(took)
         firsts.append(first)
