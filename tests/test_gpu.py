@@ -15,12 +15,14 @@ from conftest import FAMILIES, ROOT, tiny
 from test_registry import EDITORS, batch_for, make
 from test_value import settings as of_a_search
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 from transformers.models.llama import modeling_llama
 
 from benchmarks._common import sample_edits
 from core import hparams
 from core.folders import HPARAMS, MODELS, SAMPLE
 from core.lm.generate import complete
+from core.lm.kernels.attention import attention
 from core.lm.kernels.fused import fuse_, rotated
 from core.lm.likelihood import Asked
 from core.lm.load import load
@@ -139,6 +141,22 @@ def test_rotated_as_defined(turns: Callable[..., tuple[Tensor, Tensor]], device:
     torch.testing.assert_close(found, wanted)
     loss, other = (sum((x**3).sum() for x in pair) for pair in (found, wanted))
     torch.testing.assert_close(torch.autograd.grad(loss, [q, k]), torch.autograd.grad(other, [q, k]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("groups", "scaling"), [(1, None), (2, 0.5)])
+def test_attention_of_one_token(groups: int, scaling: float | None, dtype: torch.dtype, device: str) -> None:
+    """What torch's own is; the queries of a group share keys and values."""
+    torch.manual_seed(0)
+    query = torch.randn(3, 4, 1, 8, device=device).to(dtype)
+    key, value = (torch.randn(3, 4 // groups, 20, 8, device=device).to(dtype) for _ in range(2))
+    mask = torch.zeros(3, 1, 1, 20, dtype=dtype, device=device)
+    mask[0, ..., :15] = mask[1, ..., 18:] = torch.finfo(dtype).min
+    found, _ = attention(torch.nn.Module(), query, key, value, mask, scaling=scaling, dropout=0.0)
+    key, value = (x.repeat_interleave(groups, 1).double() for x in (key, value))
+    wanted = scaled_dot_product_attention(query.double(), key, value, mask.double(), scale=scaling).transpose(1, 2)
+    assert found.shape == wanted.shape and found.dtype == dtype
+    assert relative(found, wanted.cpu().float()) <= (1e-6 if dtype == torch.float32 else 1e-2)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -11,6 +11,7 @@ from torch.nn.functional import pad as columns
 from transformers import Cache
 
 from core.lm.forward import Fixed, Frozen, Growing, KeysValues, states_behind, stored, visible
+from core.lm.kernels.attention import of_one_token
 from core.lm.kernels.graphs import Recording
 from core.lm.model import LM
 from core.lm.tokens import Padded, Row, pad, placed
@@ -117,7 +118,8 @@ class Roomy(Begun):
         self.mask.index_fill_(1, self.at, 1)
         self.positions += 1
         mask = visible(self.lm, self.mask, self.mask.shape[1] - 1)  # what is not in use yet is padding
-        self.last.copy_(states_behind(self.lm, Padded(self.ids, mask, self.positions), self.cache)[:, -1])
+        with of_one_token():
+            self.last.copy_(states_behind(self.lm, Padded(self.ids, mask, self.positions), self.cache)[:, -1])
         self.at += 1
 
     def keep(self, rows: Tensor) -> None:
