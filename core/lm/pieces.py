@@ -179,7 +179,7 @@ class _Group:
 
     def run(self, way: _Way) -> Iterator[Part]:
         """Piece by piece, those of like length together."""
-        whole = [row + tail for row, tail in zip(self.rows, self.tails, strict=True)]
+        whole = [[*row, *tail] for row, tail in zip(self.rows, self.tails, strict=True)]
         order = sorted(range(len(whole)), key=lambda j: -len(whole[j]))
         for piece in _pieces([whole[j] for j in order], way.size, way.least):
             some = sorted(order[j] for j in piece)
