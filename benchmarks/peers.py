@@ -87,7 +87,7 @@ class Peer:
         """Records a second if a call took no longer than its matrix products by themselves."""
         with patch.object(LM, "recorder", None):  # what is recorded cannot be counted
             count = counted(self.work)
-        return len(self.said) / bare(count)[1]
+        return len(self.said) / bare(count, 0.02)[1]
 
 
 def run(args: argparse.Namespace | None = None) -> Iterator[str]:
