@@ -54,6 +54,17 @@ def test_what_help_texts_stand_on_loads_no_torch(module: str) -> None:
     assert not modules(f"import {module}") & SLOW
 
 
+@pytest.mark.parametrize(
+    "file", [file for file in (*ROOT.glob("*.py"), ROOT / "benchmarks/__init__.py") if file.name != "report.py"]
+)
+def test_how_threads_wait_is_said_before_torch_is_loaded(file: Path) -> None:
+    """The package `core` says it: a script imports it first, the standard library apart. The report has no torch."""
+    imports = [node for node in ast.parse(file.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)]
+    found = [node.module or "" if isinstance(node, ast.ImportFrom) else node.names[0].name for node in imports]
+    roots = [name.partition(".")[0] for name in found]
+    assert next(root for root in roots if root not in sys.stdlib_module_names) == "core"
+
+
 @pytest.mark.parametrize(("package", "attribute"), PLUGINS)
 def test_names_are_those_of_the_plug_ins(package: str, attribute: str) -> None:
     assert names(package, attribute) == list(discover(package, attribute))
