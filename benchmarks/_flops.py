@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import cycle, islice
 from typing import Any
 
 import torch
@@ -64,31 +65,42 @@ def counted(work: Callable[[], object]) -> Counted:
     return count
 
 
+AWAY = 128 << 20
+"""Bytes of other operands between two products of the same ones: more than a processor's caches hold."""
+
+
 def bare(count: Counted, budget: float = 0.05) -> tuple[float, float]:
     """FLOPs of the counted matrix products, and seconds that they take by themselves, one after the other.
 
-    Each shape is timed for about `budget` seconds.
+    Each shape is timed for about `budget` seconds. As far as one occurs often, its products take turns with operands
+    that are not in the caches, as in a model, where other layers come in between. A GPU's are launched one by one.
     """
     flops = took = 0.0
     for (what, operands), times in count.products.items():
-        tensors = [_filled(*operand) for operand in operands]
+        own = [_filled(*operand) for operand in operands]
+        size = sum(tensor.nbytes for tensor in own)
+        sets = [
+            own,
+            *([_filled(*operand) for operand in operands] for _ in range(min(AWAY // max(size, 1), times - 1))),
+        ]
         with torch.inference_mode():
-            once = _timed(PRODUCTS[what], tensors, 1)
+            once = _timed(PRODUCTS[what], sets, 1)
             rounds = max(1, int(budget / once))
-            took += times * _timed(PRODUCTS[what], tensors, rounds) / rounds
-            flops += times * flop_registry[what](*tensors, out_val=PRODUCTS[what](*tensors))
+            took += times * _timed(PRODUCTS[what], sets, rounds) / rounds
+            flops += times * flop_registry[what](*own, out_val=PRODUCTS[what](*own))
     return flops, took
 
 
 def _filled(shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype, device: str) -> torch.Tensor:
-    return torch.empty_strided(shape, strides, dtype=dtype, device=device).fill_(0.5)
+    tensor = torch.empty_strided(shape, strides, dtype=dtype, device=device)
+    return tensor.normal_() if tensor.is_cuda else tensor.fill_(0.5)  # a GPU is faster with numbers that are all alike
 
 
-def _timed(what: Any, tensors: list[torch.Tensor], rounds: int) -> float:
+def _timed(what: Any, sets: list[list[torch.Tensor]], rounds: int) -> float:
     def work() -> None:
-        for _ in range(rounds):
+        for tensors in islice(cycle(sets), rounds):
             what(*tensors)
-        if tensors[0].is_cuda:
+        if sets[0][0].is_cuda:
             torch.cuda.synchronize()
 
     work()  # warm

@@ -84,7 +84,7 @@ class Peer:
 
     @property
     def most(self) -> float:
-        """Records a second if a call took no longer than its matrix products by themselves."""
+        """Records a second if a call took no longer than its matrix products by themselves, attention's not counted."""
         with patch.object(LM, "recorder", None):  # what is recorded cannot be counted
             count = counted(self.work)
         return len(self.said) / bare(count, 0.02)[1]
