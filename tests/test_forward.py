@@ -5,7 +5,7 @@ import torch
 from conftest import CONFIGS, OTHERS, ROOT, WINDOWS, tiny
 from torch import Tensor
 
-from core.lm.forward import final_states, resume
+from core.lm.forward import empty, final_states, resume, states_behind
 from core.lm.hooks import replaced, trace
 from core.lm.model import LM
 from core.lm.tokens import Padded, encode, pad
@@ -49,6 +49,20 @@ def test_nothing_changed(lm: LM, layer: int, aligned: bool) -> None:
     with trace(lm.model, lm.mlp(2)) as there:
         whole(lm, tokens)
     assert_same(seen[lm.mlp(2)].output, there[lm.mlp(2)].output, tokens.mask)
+
+
+def test_one_row_of_many_keeps_its_padding(lm: LM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, where a row without any needs no mask."""
+    tokens, _ = tokens_of(lm, False)
+    wanted = whole(lm, tokens)
+    monkeypatch.setattr(LM, "recorder", property(lambda self: object()))
+    points, _ = resume(lm, tokens, range(1, 2), 0)
+    for row in range(len(TEXTS)):
+        one = torch.tensor([row])
+        assert_same(points[1].rows(one).run(), wanted[one], tokens.mask[one])
+        assert_same(final_states(lm, tokens.rows(one)), wanted[one], tokens.mask[one])
+        alone = pad(lm, [encode(lm, TEXTS[row])])
+        assert_same(states_behind(lm, alone, empty()), wanted[one][:, -alone.ids.shape[1] :], alone.mask)
 
 
 @pytest.mark.parametrize("layer", [0, 1, 3])

@@ -41,7 +41,7 @@ def states_behind(lm: LM, tokens: Padded, cache: Cache | None) -> Tensor:
     with sdpa_kernel(KERNELS):
         hidden: Tensor = lm.model.base_model(
             input_ids=tokens.ids,
-            attention_mask=_mask(lm, tokens),
+            attention_mask=_mask(lm, tokens, cache),
             position_ids=tokens.positions,
             past_key_values=cache,
             use_cache=cache is not None,
@@ -49,17 +49,17 @@ def states_behind(lm: LM, tokens: Padded, cache: Cache | None) -> Tensor:
     return hidden
 
 
-def _mask(lm: LM, tokens: Padded) -> Tensor | None:
+def _mask(lm: LM, tokens: Padded, cache: Cache | None) -> Tensor | None:
     """The mask of attention as the model is given it.
 
     Transformers would ask a GPU whether anything is padding, and stand still until its answer is here; every layer
-    would make anew of a mask what its kernel adds. A single row has no padding, and the faster kernel of attention. On
-    a CPU the model makes a faster mask than this.
+    would make anew of a mask what its kernel adds. With none attention is faster, but without a cache transformers asks
+    whether the positions are those of several texts. On a CPU the model makes a faster mask than this.
     """
-    rows, columns = tokens.ids.shape
+    columns = tokens.ids.shape[1]
     if tokens.mask.dim() == 4 or lm.recorder is None:
         return tokens.mask
-    if rows == 1 and columns == tokens.mask.shape[1]:
+    if tokens.full and cache is not None and columns == tokens.mask.shape[1]:
         return None
     return visible(lm, tokens.mask, tokens.mask.shape[1] - columns)
 
@@ -102,7 +102,7 @@ class Growing(DynamicLayer):
 
 
 def _whole(new: Tensor) -> Tensor:
-    """Itself, or a copy of a part of more, all of which it would keep in memory."""
+    """Itself where its memory is its own, else a copy, so that the rest of that memory can go."""
     alone = new.untyped_storage().nbytes() == new.nbytes
     return new if alone else new.clone(memory_format=torch.contiguous_format)
 

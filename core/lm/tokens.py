@@ -120,11 +120,13 @@ def in_template(lm: LM, template: str, edit: Edit) -> tuple[Row, int]:
 
 @dataclass(frozen=True, slots=True)
 class Padded:
-    """Rows of tokens as one rectangle: `ids`, `mask` and `positions`, each (rows, width)."""
+    """Rows of tokens as one rectangle: `ids`, `mask` and `positions`, each (rows, width); `full` if none is padding."""
 
     ids: Tensor
     mask: Tensor
     positions: Tensor
+    full: bool = False
+    """Where that is known."""
 
     def columns(self, start: int) -> "Padded":
         """The columns from `start` on, with the mask still over all columns (what a cached prefix needs)."""
@@ -147,7 +149,7 @@ def pad(lm: LM, rows: Sequence[Row], align: Sequence[int] | None = None) -> Padd
         ids[j, start : start + len(row)] = torch.tensor(row)
         mask[j, start : start + len(row)] = 1
     positions = (mask.cumsum(1) - 1).clamp(min=0)
-    return Padded(placed(lm, ids), placed(lm, mask), placed(lm, positions))
+    return Padded(placed(lm, ids), placed(lm, mask), placed(lm, positions), bool(mask.all()))
 
 
 def placed(lm: LM, numbers: Tensor | Sequence[int]) -> Tensor:
