@@ -12,13 +12,15 @@ from conftest import CONFIGS, OTHERS, WINDOWS, tiny
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from transformers import Cache
 
+from benchmarks import _random
 from core.lm import pieces as module
 from core.lm import stacked as joining
 from core.lm.forward import stored
 from core.lm.model import LM
 from core.lm.pieces import Prefix, begin, passed, shared_prefix
-from core.lm.tokens import Row, encode
+from core.lm.tokens import Padded, Row, encode
 
 TEXTS = (
     *("Is London big? answer:", "Rome? answer:", "Is Tom Hill a man of the world", "it is", "so"),
@@ -119,17 +121,29 @@ def test_rows_that_nobody_goes_on_behind(lm: LM, start: str, piece: int, monkeyp
 
 
 @pytest.mark.parametrize("family", CONFIGS)
-def test_no_more_is_held_than_keys_and_values(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A family's projection may make queries, keys and values at once; of rows that nobody goes on behind: nothing."""
-    lm, given = tiny(family), list[Any]()
-    run = module.states_behind
-    monkeypatch.setattr(
-        module, "states_behind", lambda lm, tokens, cache: given.append(cache) or run(lm, tokens, cache)
-    )
-    for keys, values in stored(begin(lm, [[5, 6, 7], [7, 8, 9]]).cache):
+def test_no_more_is_held_than_keys_and_values(family: str) -> None:
+    """A family's projection may make queries, keys and values at once."""
+    for keys, values in stored(begin(tiny(family), [[5, 6, 7], [7, 8, 9]]).cache):
         assert keys.untyped_storage().nbytes() == keys.nbytes and values.untyped_storage().nbytes() == values.nbytes
-    passed(lm, [[5, 6, 7], [7, 8, 9]])
-    assert given[0] is not None and given[1] is None
+
+
+def test_nothing_is_held_of_rows_that_nobody_goes_on_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A piece's keys and values are gone when the next is run, what they start with among them."""
+    lm, run, held, alive = tiny("gpt2"), module.states_behind, list[weakref.ref[Any]](), list[int]()
+
+    def followed(lm: LM, tokens: Padded, cache: Cache | None) -> Tensor:
+        alive.append(sum(each() is not None for each in held))
+        if cache is not None:
+            held.append(weakref.ref(cache))
+        return run(lm, tokens, cache)
+
+    monkeypatch.setattr(module, "states_behind", followed)
+    monkeypatch.setitem(module.PIECE, "cpu", 4)
+    for rows in ([[5, 6, 7], [7, 8, 9]], [[*range(20), i] for i in range(30, 39)]):
+        alive.clear()
+        passed(lm, rows, Prefix(may_share=True))
+        starts = len(rows) > 2  # they go on in their rows
+        assert len(alive) > 1 and max(alive) <= starts
 
 
 def test_no_prefix_where_a_window_would_count_the_padding() -> None:
@@ -176,8 +190,8 @@ def test_pieces_are_let_go_layer_by_layer(monkeypatch: pytest.MonkeyPatch) -> No
     assert len(begun.last) == 2 and begun.last.untyped_storage().nbytes() == begun.last.nbytes
 
 
-@given(st.lists(st.integers(1, 9), min_size=1, max_size=9), st.integers(1, 31), st.integers(0, 20))
-def test_pieces_take_least(lengths: list[int], size: int, launched: int) -> None:
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=9), st.integers(1, 31), st.integers(0, 5), st.integers(0, 20))
+def test_pieces_take_least(lengths: list[int], size: int, more: int, least: int) -> None:
     """Of all ways of cutting the rows into neighbours that fit."""
     rows = [[0] * n for n in lengths]
 
@@ -185,13 +199,20 @@ def test_pieces_take_least(lengths: list[int], size: int, launched: int) -> None
         parts = [lengths[a:b] for a, b in pairwise([0, *cuts, len(rows)])]
         tokens = [len(part) * max(part) for part in parts]
         fits = all(n <= size or len(part) == 1 for n, part in zip(tokens, parts, strict=True))
-        return sum(max(n, launched) + size // module.PASS for n in tokens) if fits else math.inf
+        return sum(max(n, least) + more for n in tokens) if fits else math.inf
 
-    found = module._pieces(rows, size, launched)
+    found = module._pieces(rows, size, more, least)
     assert [i for piece in found for i in piece] == [*range(len(rows))]
     inner = range(1, len(rows))
-    least = min(takes(cuts) for k in range(len(rows)) for cuts in combinations(inner, k))
-    assert takes([piece.start for piece in found[1:]]) == least < math.inf
+    fewest = min(takes(cuts) for k in range(len(rows)) for cuts in combinations(inner, k))
+    assert takes([piece.start for piece in found[1:]]) == fewest < math.inf
+
+
+def test_pieces_of_a_small_model_are_larger_on_a_gpu() -> None:
+    """Shapes alone, of a device that is no CPU."""
+    small, large = (module._Way(_random.skeleton(name), False, None) for name in ("gpt2-xl", "llama-7b"))
+    assert large.size == module.PIECE["cuda"] < small.size == 2 * small.least < module.MOST
+    assert module._Way(tiny("gpt2"), False, None).least == 0
 
 
 def test_what_rows_share_is_let_go_before_they_are_joined(monkeypatch: pytest.MonkeyPatch) -> None:

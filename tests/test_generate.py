@@ -16,6 +16,7 @@ from core.lm.batches import in_batches
 from core.lm.begun import Begun, Roomy
 from core.lm.forward import Growing, stored
 from core.lm.generate import complete, fit, greedy, sample, until
+from core.lm.kernels import attention as kernel
 from core.lm.model import LM
 from core.lm.pieces import Prefix, begin, shared_prefix
 from core.lm.reads import log_probabilities
@@ -142,11 +143,15 @@ def test_a_step_can_be_recorded(family: str, monkeypatch: pytest.MonkeyPatch) ->
         held = [self.ids, self.mask, self.positions, self.last, self.at, *chain(*stored(self.cache))]
         places.append((len(self.ids), [x.data_ptr() for x in held]))
 
+    attended, attention = [], kernel.attention
+    monkeypatch.setattr(kernel, "attention", lambda *of, **more: attended.append(1) or attention(*of, **more))
     monkeypatch.setattr(LM, "recorder", property(lambda self: object()))
     monkeypatch.setattr(begun, "Recording", Played)
     monkeypatch.setattr(Roomy, "_advance", watched)
     assert complete(lm, PROMPTS, new) == wanted
+    assert len(attended) == (0 if family == "gptj" else lm.n_layers * len(places)), "GPT-J's attention is its own"
     assert len(places) > 5
+    assert [isinstance(pieces.begin(lm, [[5, 6]]).going_on(steps), Roomy) for steps in (2, 3)] == [False, True]
     assert all(a[1] == b[1] for a, b in pairwise(places) if a[0] == b[0])
 
 
@@ -248,7 +253,7 @@ def test_a_tokenizer_whose_blanks_are_tokens_of_their_own() -> None:
 
 
 def test_one_token_takes_one_forward_pass_with_logits_at_one_position(lm: LM, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pieces, "PASS", 1)
+    monkeypatch.setitem(pieces.PASS, "cpu", 1)
     passes: list[int] = []
     heads: list[tuple[int, ...]] = []
     lm.model.base_model.register_forward_hook(lambda module, given, out: passes.append(len(out.last_hidden_state)))
@@ -297,7 +302,7 @@ def test_a_context_that_has_no_room_for_a_prompt(new_tokens: int) -> None:
 
 @pytest.mark.parametrize("new_tokens", [1, 5])
 def test_out_of_memory_halves_the_budget_and_retries(lm: LM, new_tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pieces, "PASS", 1)  # so that a batch is one piece
+    monkeypatch.setitem(pieces.PASS, "cpu", 1)  # so that a batch is one piece
     wanted, sizes, forward = complete(lm, PROMPTS, new_tokens), [], lm.model.base_model.forward
 
     def small(**kwargs: Any) -> Any:

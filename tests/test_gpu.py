@@ -16,13 +16,15 @@ from test_registry import EDITORS, batch_for, make
 from test_value import settings as of_a_search
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama import modeling_llama
 
 from benchmarks._common import sample_edits
 from core import hparams
 from core.folders import HPARAMS, MODELS, SAMPLE
 from core.lm.generate import complete
-from core.lm.kernels.attention import attention
+from core.lm.kernels.attention import attention, of_one_token
 from core.lm.kernels.fused import fuse_, rotated
 from core.lm.likelihood import Asked
 from core.lm.load import load
@@ -157,6 +159,14 @@ def test_attention_of_one_token(groups: int, scaling: float | None, dtype: torch
     wanted = scaled_dot_product_attention(query.double(), key, value, mask.double(), scale=scaling).transpose(1, 2)
     assert found.shape == wanted.shape and found.dtype == dtype
     assert relative(found, wanted.cpu().float()) <= (1e-6 if dtype == torch.float32 else 1e-2)
+
+
+def test_attention_is_as_it_was_behind_a_step() -> None:
+    """Of one that fails, too."""
+    with pytest.raises(torch.OutOfMemoryError), of_one_token(), of_one_token():
+        assert ALL_ATTENTION_FUNCTIONS["sdpa"] is attention
+        raise torch.OutOfMemoryError
+    assert ALL_ATTENTION_FUNCTIONS["sdpa"] is sdpa_attention_forward
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

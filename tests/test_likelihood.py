@@ -28,11 +28,12 @@ def full(lm: LM, row: Row) -> Tensor:
     return logp
 
 
-def questions(lm: LM, unedited: list[Expected] | None = None) -> list[Asked]:
+def questions(lm: LM, unedited: list[Expected] | None = None, most: int = 3) -> list[Asked]:
+    """With so many reference answers at most: with one, and one new token, that is run with its prompt."""
     return [
         Asked(
             text=True,
-            references=tuple(continuation(lm, answer) for answer in answers),
+            references=tuple(continuation(lm, answer) for answer in answers[:most]),
             best=True,
             right=right,
             unedited=unedited[i] if unedited else None,
@@ -57,10 +58,19 @@ def lm(request: pytest.FixtureRequest) -> LM:
     return tiny(family, **(WINDOWS[family] if window else {}))
 
 
+WAYS = pytest.mark.parametrize(("new_tokens", "most"), [(3, 3), (1, 1)])
+"""Reference answers behind their prompts, and run with them."""
+
+
+@WAYS
+@pytest.mark.parametrize("piece", [16, 1024])
 @pytest.mark.parametrize("prompts", [PROMPTS, [prompt.removeprefix(START) for prompt in PROMPTS]])
-def test_likelihoods_by_hand(lm: LM, prompts: list[str]) -> None:
+def test_likelihoods_by_hand(
+    lm: LM, prompts: list[str], piece: int, new_tokens: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(pieces.PIECE, "cpu", piece)
     words = first_tokens(lm, ("yes", "no"))
-    found = complete(lm, prompts, 3, ("yes", "no"), asked=questions(lm))
+    found = complete(lm, prompts, new_tokens, ("yes", "no"), asked=questions(lm, most=most))
     for prompt, answers, right, completion in zip(prompts, ANSWERS, RIGHT, found, strict=True):
         row = encode(lm, prompt)
         own = full(lm, row)
@@ -68,7 +78,7 @@ def test_likelihoods_by_hand(lm: LM, prompts: list[str]) -> None:
         if len(row) > 1:
             wanted["text_logprob"] = float(own[:-1].gather(1, torch.tensor(row[1:])[:, None]).mean())
         means = []
-        for text in (continuation(lm, answer) for answer in answers):
+        for text in (continuation(lm, answer) for answer in answers[:most]):
             logp = full(lm, row + text)[len(row) - 1 : -1]
             means.append(float(logp.gather(1, torch.tensor(text)[:, None]).mean()))
         if means:
@@ -78,18 +88,20 @@ def test_likelihoods_by_hand(lm: LM, prompts: list[str]) -> None:
         assert completion.measures == pytest.approx(wanted, abs=1e-4)
 
 
+@WAYS
 @pytest.mark.parametrize("top", [64, 10_000])
 def test_drift_is_kl_of_grouped_outcomes_and_at_most_that_of_all(
-    lm: LM, top: int, monkeypatch: pytest.MonkeyPatch
+    lm: LM, top: int, new_tokens: int, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(likelihood, "TOP", top)
     rows = [encode(lm, prompt) for prompt in PROMPTS]
     joined = [row + text for row, text in zip(rows, first_answers(lm), strict=True)]
     before = [full(lm, both)[len(row) - 1 :] for row, both in zip(rows, joined, strict=True)]
-    known = expected(lm, PROMPTS, 3, first_answers(lm))
+    known = expected(lm, PROMPTS, new_tokens, first_answers(lm))
     disturb(lm)
     after = [full(lm, both)[len(row) - 1 :] for row, both in zip(rows, joined, strict=True)]
-    for completion, p, q in zip(complete(lm, PROMPTS, 3, asked=questions(lm, known)), before, after, strict=True):
+    found = complete(lm, PROMPTS, new_tokens, asked=questions(lm, known, most))
+    for completion, p, q in zip(found, before, after, strict=True):
         whole = torch.nn.functional.kl_div(q, p, reduction="none", log_target=True).sum(1)
         order = p.topk(min(top, p.shape[1]), dim=1).indices
         pairs = [
@@ -117,13 +129,13 @@ def test_an_unedited_model_has_not_drifted(lm: LM) -> None:
         assert 0 <= completion.measures["drift"] < 1e-6
 
 
-@pytest.mark.parametrize("new_tokens", [1, 3])
+@WAYS
 def test_no_batch_changes_a_measure_and_no_measure_a_completion(
-    lm: LM, new_tokens: int, monkeypatch: pytest.MonkeyPatch
+    lm: LM, new_tokens: int, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = expected(lm, PROMPTS, new_tokens, first_answers(lm))
     disturb(lm)
-    asked = questions(lm, known)
+    asked = questions(lm, known, most)
     plain = complete(lm, PROMPTS, new_tokens, ("yes", "no"))
     together = complete(lm, PROMPTS, new_tokens, ("yes", "no"), asked=asked)
     assert [replace(completion, measures={}) for completion in together] == plain

@@ -56,7 +56,7 @@ class Begun:
     def going_on(self, tokens: int) -> "Begun":
         """The same with room for so many more tokens behind every row, where that makes their steps faster."""
         width = self.mask.shape[1] + tokens
-        if self.lm.recorder is None or tokens < Roomy.PAYS or (self.lm.window and width > self.lm.window):
+        if self.lm.recorder is None or tokens < Roomy.FROM or (self.lm.window and width > self.lm.window):
             return self
         return Roomy(self, tokens)
 
@@ -94,10 +94,12 @@ class Roomy(Begun):
     """With columns for the tokens to come: every step is the same computation in the same place, which is recorded."""
 
     PAYS = 6
+    FROM: ClassVar[int] = 3
+    """How many steps have to follow: without room each step copies all keys and values, and is launched anew."""
 
     def __init__(self, begun: Begun, tokens: int) -> None:
         width, mask = begun.mask.shape[1], columns(begun.mask, (0, tokens))
-        self.at = torch.tensor([width], device=mask.device)  # the column of the next token
+        self.at = placed(begun.lm, [width])  # the column of the next token
         layers: list[Any] = []
         for i in range(len(begun.cache.layers)):
             k, v = (columns(kv, (0, 0, 0, tokens)) for kv in stored(begun.cache)[i])

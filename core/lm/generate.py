@@ -47,9 +47,13 @@ def complete(
     def work(batch: list[tuple[Row, bool, Asked]]) -> list[Completion]:
         own, _, questions = zip(*batch, strict=True)
         reading, begun = _read(lm, own, questions, prefix, max_new_tokens)
-        logits = begun.logits if isinstance(begun, Begun) else lm.logits(begun).float()
-        chosen = [choices[best] for best in reading.choices(words, logits)] if choices else [None] * len(batch)
-        new = _continued(lm, begun, max_new_tokens, ends) if isinstance(begun, Begun) else _likeliest(logits)
+        if isinstance(begun, Begun):
+            best = reading.choices(words, begun.logits) if choices else []
+            new = _continued(lm, begun, max_new_tokens, ends)
+        else:
+            logits = lm.logits(begun).float()
+            best, new = reading.choices(words, logits) if choices else [], _likeliest(logits)
+        chosen = [choices[i] for i in best] if choices else [None] * len(batch)
         texts = decode(lm, [_until(ids, ends) for ids, _ in new])
         full = decode(lm, [ids for ids, _ in new], special=True)
         return [
@@ -91,7 +95,8 @@ def _read(
 ) -> tuple[Reading, Begun | Tensor]:
     """Run whole `rows`, measuring what is `asked` of each: the measures, and the rows, to go on behind them.
 
-    Where one token is all that comes, references are run with their rows; the final hidden states of these, (R, d).
+    Where one token is all that comes, and no row has more than one reference, that is run with the row, and instead of
+    the rows the final hidden states of their last tokens are returned, (R, d).
     """
     reading, own = Reading(lm, asked), [row[prefix.length :] for row in rows]
     if max_new_tokens == 1 and all(len(each.references) < 2 for each in asked):

@@ -103,6 +103,8 @@ class Reading:
         """Of what was read of each prompt, log p and how many tokens."""
         self._found: list[list[float]] = [[] for _ in asked]
         """Mean log p of a token, of each reference."""
+        self._texts = [self._asked(k) for k in range(max((len(each.references) for each in asked), default=0) or 1)]
+        """The k-th references of the rows."""
 
     @property
     def measures(self) -> list[dict[str, float]]:
@@ -129,20 +131,20 @@ class Reading:
 
     def answers(self, begun: Begun) -> None:
         """Off the references put behind the rows: the first of each, then the second of those that have one, ..."""
-        for k in range(max(len(asked.references) for asked in self.asked) or 1):
-            for at, logp in logp_behind(begun, {i: (i, text) for i, text in self._texts(k).items()}):
+        for k, texts in enumerate(self._texts):
+            for at, logp in logp_behind(begun, {i: (i, text) for i, text in texts.items()}):
                 self._answered(k, at, logp)
                 del logp  # before the next are made
 
     def tails(self, numbers: Sequence[int], states: Sequence[Tensor]) -> None:
         """Off the first reference behind each row, run with it, as `core.lm.pieces.Read` says."""
-        asked = self._texts(0)
-        own = {i: (i, each[:1], each[1:]) for i, each in zip(numbers, states, strict=True) if i in asked}
+        asked = {i: each for i, each in zip(numbers, states, strict=True) if i in self._texts[0]}
+        own = {i: (i, each[:1], each[1:]) for i, each in asked.items()}
         for at, logp in _logp(self.lm, own):
             self._answered(0, at, logp)
             del logp  # before the next are made
 
-    def _texts(self, k: int) -> dict[int, Row]:
+    def _asked(self, k: int) -> dict[int, Row]:
         """The k-th reference of the rows that have one, and nothing for those of which only the next token is asked."""
         texts = {i: asked.references[k] for i, asked in enumerate(self.asked) if k < len(asked.references)}
         whole = [i for i, asked in enumerate(self.asked) if asked.unedited or asked.expect] if k == 0 else []
@@ -152,8 +154,7 @@ class Reading:
         """What is asked of the k-th references, at these positions of some rows."""
         if k == 0:
             self._expectations(at, logp)
-        texts = self._texts(k)
-        own = {i: texts[i] for i in at if texts[i]}
+        own = {i: text for i in at if (text := self._texts[k][i])}
         for i, each in zip(own, of_tokens(logp, at, own), strict=True):
             found, values = self._found[i], self._values[i]
             found.append(float(each.mean()))

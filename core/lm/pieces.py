@@ -19,7 +19,7 @@ from core.lm.tokens import Row, pad, placed
 PIECE = {"cpu": 1024, "cuda": 8192}
 """Tokens of prompts that go through at a time. On a CPU the activations of more leave its caches; a GPU is busy with so
 many of a large model, and of more, whose lengths differ more, many are padding (docs/speed.md)."""
-PASS = 12
+PASS = {"cpu": 12, "cuda": 24}
 """A pass takes as long as a piece by this, beside what its tokens take."""
 LAUNCHED = 3e11
 """Products of a weight and a number that a GPU makes while the kernels of a block are launched: with fewer it waits."""
@@ -144,11 +144,16 @@ class _Way:
         piece = PIECE.get(self.lm.device.type, PIECE["cuda"])
         return max(piece, min(2 * self.least, MOST))
 
+    @property
+    def more(self) -> int:
+        """A pass takes longer than its tokens by so many."""
+        return self.size // PASS.get(self.lm.device.type, PASS["cuda"])
+
 
 def _run(way: _Way, rows: Sequence[Row], tails: Sequence[Row], before: Begun | None) -> list[Part]:
     """Run `rows`, all of them behind the one row that is `before` them, if any."""
     found = families(rows) if way.may_share else []
-    if sum(family.saved for family in found) <= max(way.least, way.size // PASS):  # what is shared is a pass of its own
+    if sum(family.saved for family in found) <= max(way.least, way.more):  # what is shared is a pass of its own
         return [*_Group(before, [*range(len(rows))], rows, tails, [0] * len(rows)).run(way)]
     kin, alone = ([f for f in found if bool(f.shared) is so] for so in (True, False))
 
@@ -181,7 +186,7 @@ class _Group:
         """Piece by piece, those of like length together."""
         whole = [[*row, *tail] for row, tail in zip(self.rows, self.tails, strict=True)]
         order = sorted(range(len(whole)), key=lambda j: -len(whole[j]))
-        for piece in _pieces([whole[j] for j in order], way.size, way.least):
+        for piece in _pieces([whole[j] for j in order], way.size, way.more, way.least):
             some = sorted(order[j] for j in piece)
             numbers, rows = [self.numbers[j] for j in some], [self.rows[j] for j in some]
             tokens, last, cache = pad(way.lm, [whole[j] for j in some]), None, empty() if way.keep else None
@@ -192,25 +197,22 @@ class _Group:
             states = states_behind(way.lm, tokens, cache)
             stop = [states.shape[1] - len(self.tails[j]) for j in some]  # the columns behind the rows
             if way.look is not None:
-                own = [states[j, end - len(row) : end] for j, (row, end) in enumerate(zip(rows, stop, strict=True))]
-                way.look([[i] for i in numbers], rows, own, last)
+                own = [(end - len(row), end) for row, end in zip(rows, stop, strict=True)]
+                way.look([[i] for i in numbers], rows, [states[j, a:b] for j, (a, b) in enumerate(own)], last)
             if way.read is not None:
                 way.read(numbers, [states[j, end - 1 :] for j, end in enumerate(stop)])
             # a copy: a view would hold all states
             at = placed(way.lm, [end - 1 for end in stop]).to(states.device)
             ends = states[torch.arange(len(some), device=states.device), at]
-            yield (
-                numbers,
-                Begun(
-                    way.lm, tokens.mask, tokens.positions[:, -1:], ends, Cache(layers=[]) if cache is None else cache
-                ),
-            )
+            kept = Cache(layers=[]) if cache is None or not way.keep else cache
+            del states, cache  # before the next piece is run
+            yield numbers, Begun(way.lm, tokens.mask, tokens.positions[:, -1:], ends, kept)
 
 
-def _pieces(rows: Sequence[Row], size: int, least: int = 0) -> list[range]:
+def _pieces(rows: Sequence[Row], size: int, more: int, least: int = 0) -> list[range]:
     """Neighbouring rows, at most `size` tokens as a rectangle, or a single row; parted so that it takes least.
 
-    That is as many tokens as the rectangles have, `least` at least, and some for each pass.
+    That is as many tokens as the rectangles have, `least` at least, and `more` for each pass.
     """
     blocks = [*_blocks(rows, size)]
     taken, firsts = [0], [0]  # of the blocks before each: what they take, and the first of their last piece
@@ -221,7 +223,7 @@ def _pieces(rows: Sequence[Row], size: int, least: int = 0) -> list[range]:
             count, width = count + len(blocks[first]), max(width, len(rows[blocks[first].start]))
             if choices and count * width > size:
                 break
-            choices.append((taken[first] + max(count * width, least) + size // PASS, first))
+            choices.append((taken[first] + max(count * width, least) + more, first))
         took, first = min(choices)
         taken.append(took)
         firsts.append(first)

@@ -1,7 +1,7 @@
 """Attention of a single new token.
 
-The kernels that torch has put 64 queries side by side, and of one new token there is one: twice as slow as reading its
-keys and values takes. Two products of matrices read them at the rate of a GPU's memory.
+torch's kernels take 64 queries together, and of one new token there is one: that is twice as slow as reading its keys
+and values. Two products of matrices read them at the rate of a GPU's memory.
 """
 
 from collections.abc import Iterator
@@ -16,12 +16,13 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 @contextmanager
 def of_one_token() -> Iterator[None]:
-    """Passes of one new token a row, behind a cache, use it where they use torch's."""
+    """Passes of one new token a row, behind a cache, use it where they use torch's: those of the whole process."""
+    before = ALL_ATTENTION_FUNCTIONS["sdpa"]
     ALL_ATTENTION_FUNCTIONS["sdpa"] = attention
     try:
         yield
     finally:
-        del ALL_ATTENTION_FUNCTIONS["sdpa"]
+        ALL_ATTENTION_FUNCTIONS["sdpa"] = before
 
 
 def attention(
