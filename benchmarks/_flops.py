@@ -78,11 +78,8 @@ def bare(count: Counted, budget: float = 0.05) -> tuple[float, float]:
     flops = took = 0.0
     for (what, operands), times in count.products.items():
         own = [_filled(*operand) for operand in operands]
-        size = sum(tensor.nbytes for tensor in own)
-        sets = [
-            own,
-            *([_filled(*operand) for operand in operands] for _ in range(min(AWAY // max(size, 1), times - 1))),
-        ]
+        others = min(AWAY // max(sum(tensor.nbytes for tensor in own), 1), times - 1)
+        sets = [own, *([_filled(*operand) for operand in operands] for _ in range(others))]
         with torch.inference_mode():
             once = _timed(PRODUCTS[what], sets, 1)
             rounds = max(1, int(budget / once))

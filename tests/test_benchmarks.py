@@ -13,7 +13,7 @@ from conftest import ROOT, in_soak, saved, tiny
 from tiny_settings import TARGET, corpus
 from torch import Tensor
 
-from benchmarks import _peak, _random, alike, gpu, masks, memory, peers, products
+from benchmarks import _peak, _random, alike, attention, gpu, masks, memory, peers, products
 from benchmarks._flops import bare, counted, share
 from core import folders
 from core.lm.forward import resume
@@ -180,6 +180,17 @@ def test_a_share_is_of_what_is_needed() -> None:
     assert line.startswith("0 GFLOP needed, 0 GFLOP/s, 0% of the ") and alone < 1
     percent = share(alone, lambda: full @ w, lambda: half @ w).split(", ")[2].split("%")[0]
     assert 5 <= int(percent) <= 500  # timed twice, on any machine
+
+
+# --- attention -------------------------------------------------------------------------------------------------------
+
+
+def test_attention_is_compared_with_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "CALLS", 1)
+    words = ["--rows", "2", "--columns", "8", "--device", "cpu", "--dtype", "float32"]
+    lines = [*attention.run(attention.arguments(words))]
+    assert [line.split(",")[0] for line in lines] == ["gpt2-xl", "llama-7b"]
+    assert all(float(line.split("; ")[1].split()[0]) < 1e-5 for line in lines)
 
 
 # --- peers -----------------------------------------------------------------------------------------------------------

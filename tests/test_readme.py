@@ -80,7 +80,8 @@ def script_of(command: str) -> str:
 def test_commands_are_found_of_every_script() -> None:
     scripts = {script_of(command) for command in COMMANDS}
     benchmarks = {
-        f"-m benchmarks.{name}" for name in ("alike", "gpu", "long", "masks", "memory", "mend_batches", "peers")
+        f"-m benchmarks.{name}"
+        for name in ("alike", "attention", "gpu", "long", "masks", "memory", "mend_batches", "peers")
     }
     assert scripts == {*DESCRIBED, "prepare.py check-data", "-m docs.reproduction"} | benchmarks
 

@@ -120,13 +120,15 @@ def in_template(lm: LM, template: str, edit: Edit) -> tuple[Row, int]:
 
 @dataclass(frozen=True, slots=True)
 class Padded:
-    """Rows of tokens as one rectangle: `ids`, `mask` and `positions`, each (rows, width); `full` if none is padding."""
+    """Rows of tokens as one rectangle: `ids`, `mask` and `positions`, each (rows, width); `full`: none is padding.
+
+    Where that is not known it is false.
+    """
 
     ids: Tensor
     mask: Tensor
     positions: Tensor
     full: bool = False
-    """Where that is known."""
 
     def columns(self, start: int) -> "Padded":
         """The columns from `start` on, with the mask still over all columns (what a cached prefix needs)."""
