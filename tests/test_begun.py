@@ -15,9 +15,9 @@ from torch import Tensor
 from transformers import Cache
 
 from benchmarks import _random
+from core.lm import begun as joining
 from core.lm import pieces as module
-from core.lm import stacked as joining
-from core.lm.forward import stored
+from core.lm.cached import stored
 from core.lm.model import LM
 from core.lm.pieces import Prefix, begin, passed, shared_prefix
 from core.lm.tokens import Padded, Row, encode

@@ -5,7 +5,8 @@ import torch
 from conftest import CONFIGS, OTHERS, ROOT, WINDOWS, tiny
 from torch import Tensor
 
-from core.lm.forward import empty, final_states, resume, states_behind
+from core.lm.cached import empty
+from core.lm.forward import final_states, resume, states_behind
 from core.lm.hooks import replaced, trace
 from core.lm.model import LM
 from core.lm.tokens import Padded, encode, pad

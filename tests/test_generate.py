@@ -8,13 +8,14 @@ import torch
 from conftest import FAMILIES, WINDOWS, tiny
 from pretend import Played
 from tokenizers import pre_tokenizers
+from torch import Tensor
 from transformers import Cache
 
 from core.errors import UserError
 from core.lm import begun, generate, pieces
 from core.lm.batches import in_batches
 from core.lm.begun import Begun, Roomy
-from core.lm.forward import Growing, stored
+from core.lm.cached import Growing, stored
 from core.lm.generate import complete, fit, greedy, sample, until
 from core.lm.kernels import attention as kernel
 from core.lm.model import LM
@@ -139,20 +140,45 @@ def test_a_step_can_be_recorded(family: str, monkeypatch: pytest.MonkeyPatch) ->
     advance = Roomy._advance
 
     def watched(self: Any) -> None:
+        attended.clear()
         advance(self)
+        counts.append(len(attended))
         held = [self.ids, self.mask, self.positions, self.last, self.at, *chain(*stored(self.cache))]
         places.append((len(self.ids), [x.data_ptr() for x in held]))
 
-    attended, attention = [], kernel.attention
+    attended, counts, attention = [], [], kernel.attention
     monkeypatch.setattr(kernel, "attention", lambda *of, **more: attended.append(1) or attention(*of, **more))
     monkeypatch.setattr(LM, "recorder", property(lambda self: object()))
     monkeypatch.setattr(begun, "Recording", Played)
     monkeypatch.setattr(Roomy, "_advance", watched)
     assert complete(lm, PROMPTS, new) == wanted
-    assert len(attended) == (0 if family == "gptj" else lm.n_layers * len(places)), "GPT-J's attention is its own"
+    assert {*counts} == {0 if family == "gptj" else lm.n_layers}, "GPT-J's attention is its own"
     assert len(places) > 5
-    assert [isinstance(pieces.begin(lm, [[5, 6]]).going_on(steps), Roomy) for steps in (2, 3)] == [False, True]
+    assert [isinstance(pieces.begin(lm, [[5, 6]]).going_on(new), Roomy) for new in (2, 3)] == [False, True]
     assert all(a[1] == b[1] for a, b in pairwise(places) if a[0] == b[0])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_step_copies_no_keys(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They stay where they are until rows leave the batch, and then with room for those to come."""
+    lm, places = tiny(family), []
+    lm.model.generation_config.eos_token_id = list(range(0, lm.model.config.vocab_size, 5))
+    step = Begun.step
+
+    def watched(self: Begun, ids: Tensor) -> None:
+        before = [x.data_ptr() for x in chain(*stored(self.cache))]
+        step(self, ids)
+        held = [*chain(*stored(self.cache))]
+        assert before == [x.data_ptr() for x in held]
+        assert {x.shape[2] for x in held} == {self.mask.shape[1]}
+        places.append(len(ids))
+
+    monkeypatch.setattr(Begun, "step", watched)
+    found = complete(lm, PROMPTS, 24)
+    assert len({*places}) > 1 and len(places) > 5, "rows left"
+    monkeypatch.setattr(Begun, "step", step)
+    monkeypatch.setattr(Begun, "going_on", lambda self, tokens: self)
+    assert complete(lm, PROMPTS, 24) == found
 
 
 def test_what_is_said_and_how_likely_the_answer_is_come_from_one_pass(lm: LM, monkeypatch: pytest.MonkeyPatch) -> None:

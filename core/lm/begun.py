@@ -1,4 +1,7 @@
-"""Rows that have gone through the model and go on: token by token, with an answer, or as the start of others."""
+"""Rows that have gone through the model and go on: token by token, with an answer, or as the start of others.
+
+Those of several passes are `stacked` as one rectangle.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +13,8 @@ from torch import Tensor
 from torch.nn.functional import pad as columns
 from transformers import Cache
 
-from core.lm.forward import Fixed, Frozen, Growing, KeysValues, states_behind, stored, visible
+from core.lm.cached import Filling, Fixed, Frozen, Growing, KeysValues, stored, wider
+from core.lm.forward import states_behind, visible
 from core.lm.kernels.attention import of_one_token
 from core.lm.kernels.graphs import Recording
 from core.lm.model import LM
@@ -49,16 +53,24 @@ class Begun:
         """Go on with some of the rows alone: `rows` are their indices."""
         self.mask, self.positions = self.mask[rows], self.positions[rows]
         self.last = self.last[rows.to(self.last.device)]
-        layers: list[Any] = [Growing(k[rows.to(k.device)], v[rows.to(v.device)]) for k, v in stored(self.cache)]
-        self.cache = Cache(layers=layers)
+        layers: Any = self.cache.layers
+        self.cache = Cache(layers=[layer.some(rows) for layer in layers])
         vars(self).pop("logits", None)
 
     def going_on(self, tokens: int) -> "Begun":
-        """The same with room for so many more tokens behind every row, where that makes their steps faster."""
+        """The same with room for so many more tokens behind every row, so that a step copies nothing; it is used up."""
         width = self.mask.shape[1] + tokens
-        if self.lm.recorder is None or tokens < Roomy.FROM or (self.lm.window and width > self.lm.window):
-            return self
-        return Roomy(self, tokens)
+        if self.lm.recorder and tokens >= Roomy.FROM and not (self.lm.window and width > self.lm.window):
+            return Roomy(self, tokens)
+        for layer in range(len(self.cache.layers) if tokens else 0):
+            self.widen(layer, tokens)
+        return self
+
+    def widen(self, layer: int, tokens: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of a layer, with so many more columns; they are what the cache has from now on."""
+        keys, values = (wider(x, tokens) for x in stored(self.cache)[layer])
+        self.cache.layers[layer] = Filling(keys, values, self.mask.shape[1])
+        return keys, values
 
     def behind(self, index: Sequence[int], rows: Sequence[Row]) -> Tensor:
         """Final hidden states of `rows`, the j-th of them behind row `index[j]`: (len(rows), columns, d).
@@ -95,16 +107,13 @@ class Roomy(Begun):
 
     PAYS = 6
     FROM: ClassVar[int] = 3
-    """How many steps have to follow: without room each step copies all keys and values, and is launched anew."""
+    """How many steps have to follow for a recording to pay."""
 
     def __init__(self, begun: Begun, tokens: int) -> None:
-        width, mask = begun.mask.shape[1], columns(begun.mask, (0, tokens))
-        self.at = placed(begun.lm, [width])  # the column of the next token
-        layers: list[Any] = []
-        for i in range(len(begun.cache.layers)):
-            k, v = (columns(kv, (0, 0, 0, tokens)) for kv in stored(begun.cache)[i])
-            begun.cache.layers[i] = Growing(k[:, :, :width], v[:, :, :width])  # so that memory holds them once
-            layers.append(Fixed(k, v, self.at))
+        mask = columns(begun.mask, (0, tokens))
+        self.at = placed(begun.lm, [begun.mask.shape[1]])  # the column of the next token
+        # layer by layer, so that memory holds one of them twice
+        layers: list[Any] = [Fixed(*begun.widen(i, tokens), self.at) for i in range(len(begun.cache.layers))]
         super().__init__(begun.lm, mask, begun.positions.clone(), begun.last.clone(), Cache(layers=layers))
         self._settle()
 
@@ -126,6 +135,59 @@ class Roomy(Begun):
 
     def keep(self, rows: Tensor) -> None:
         super().keep(rows)
-        layers: list[Any] = [Fixed(k, v, self.at) for k, v in stored(self.cache)]
-        self.cache = Cache(layers=layers)
         self._settle()
+
+
+Part = tuple[list[int], Begun]
+"""Numbers of rows, and the rows."""
+
+
+def stacked(parts: Sequence[Part]) -> Begun:
+    """All rows, by their numbers, as one rectangle no wider than the longest. The parts are used up."""
+    numbers, begun = [i for some, _ in parts for i in some], [part for _, part in parts]
+    width = int(torch.cat([part.mask.sum(1) for part in begun]).max())
+    if len(parts) == 1 and numbers == [*range(len(numbers))] and begun[0].mask.shape[1] == width:
+        return begun[0]
+    places = [_Places.of(some, part.mask, width) for some, part in parts]
+    mask = begun[0].mask.new_zeros(len(numbers), width)
+    for at in places:
+        mask[at.number, at.to] = 1
+    layers: list[Any] = []
+    for _ in range(len(begun[0].cache.layers)):
+        these: Any = [part.cache.layers.pop(0) for part in begun]  # so that memory holds one layer twice, not all
+        k, v = (_moved([getattr(layer, name) for layer in these], places, mask) for name in ("keys", "values"))
+        layers.append(Growing(k, v))
+    back = torch.tensor(numbers).argsort()
+    positions, last = (torch.cat([getattr(part, name) for part in begun])[back] for name in ("positions", "last"))
+    return Begun(begun[0].lm, mask, positions, last, Cache(layers=layers))
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Of each token of a part its row and column there, and its row and column among all."""
+
+    row: Tensor
+    column: Tensor
+    number: Tensor
+    to: Tensor
+
+    @classmethod
+    def of(cls, numbers: Sequence[int], mask: Tensor, width: int) -> "_Places":
+        row, column = mask.nonzero(as_tuple=True)
+        end = width - mask.sum(1, keepdim=True)
+        return cls(row, column, torch.tensor(numbers, device=mask.device)[row], (end + mask.cumsum(1) - 1)[row, column])
+
+
+def _moved(parts: Sequence[Tensor], places: Sequence[_Places], mask: Tensor) -> Tensor:
+    """Keys or values of one layer, (rows, heads, columns, head size) each, to where `mask` (all rows, width) is 1."""
+    _, heads, _, size = parts[0].shape
+    whole = parts[0].new_zeros(len(mask), heads, mask.shape[1], size)
+    for at, part in zip(places, parts, strict=True):
+        row, column, number, to = (x.to(part.device) for x in (at.row, at.column, at.number, at.to))
+        _wide(whole)[number, :, to] = _wide(part)[row, :, column]
+    return whole
+
+
+def _wide(x: Tensor) -> Tensor:
+    """The same memory as fewer numbers of 16 bytes, where the last dimension has it so: they are copied faster."""
+    return x if x.shape[-1] * x.itemsize % 16 else x.view(torch.complex128)

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import Cache
-from transformers.cache_utils import DynamicLayer
 
+from core.lm.cached import Frozen, KeysValues, empty, stored
 from core.lm.hooks import Seen, trace
 from core.lm.model import LM
 from core.lm.tokens import Padded
@@ -80,84 +80,6 @@ def visible(lm: LM, mask: Tensor, start: int) -> Tensor:
     width = -(-seen.shape[-1] // ALIGNED) * ALIGNED
     added = torch.zeros(*seen.shape[:-1], width, dtype=lm.model.dtype, device=seen.device)[..., : seen.shape[-1]]
     return added.masked_fill_(~seen, torch.finfo(added.dtype).min)
-
-
-class Growing(DynamicLayer):
-    """A cache layer that starts with these keys and values, (rows, heads, columns, head size) each, or with none."""
-
-    def __init__(self, keys: Tensor | None = None, values: Tensor | None = None) -> None:
-        super().__init__()
-        if keys is not None and values is not None:
-            self._hold(keys, values)
-
-    def _hold(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        self.keys, self.values = keys, values
-        self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
-        return keys, values
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        if self.keys is None or self.values is None:
-            return self._hold(_whole(key_states), _whole(value_states))
-        return self._hold(_joined(self.keys, key_states), _joined(self.values, value_states))
-
-
-def _whole(new: Tensor) -> Tensor:
-    """Itself where its memory is its own, else a copy, so that the rest of that memory can go."""
-    alone = new.untyped_storage().nbytes() == new.nbytes
-    return new if alone else new.clone(memory_format=torch.contiguous_format)
-
-
-def _joined(old: Tensor, new: Tensor) -> Tensor:
-    """The columns of `new` behind those of `old`. On a GPU `cat` is slow with operands that are views, as these are."""
-    if new.requires_grad:
-        return torch.cat([old, new], -2)
-    columns = old.shape[-2]
-    both = new.new_empty(*new.shape[:2], columns + new.shape[-2], new.shape[-1])
-    both[:, :, :columns] = old
-    both[:, :, columns:] = new
-    return both
-
-
-class Frozen(Growing):
-    """One that is read but never grows, so that every run starts from the same prefix."""
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        assert self.keys is not None and self.values is not None
-        return _joined(self.keys, key_states), _joined(self.values, value_states)
-
-
-class Fixed(Growing):
-    """One that has all its columns already: what is new is written into column `at` (1,), and nothing ever moves.
-
-    Which columns are in use only the mask of attention says.
-    """
-
-    def __init__(self, keys: Tensor, values: Tensor, at: Tensor) -> None:
-        super().__init__(keys, values)
-        self.at = at
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        assert self.keys is not None and self.values is not None
-        return self.keys.index_copy_(-2, self.at, key_states), self.values.index_copy_(-2, self.at, value_states)
-
-    def get_seq_length(self) -> int:
-        """So that one new token sees all columns."""
-        return super().get_seq_length() - 1
-
-
-def empty() -> Cache:
-    """Of as many layers as a model turns out to have."""
-    return Cache(layer_class_to_replicate=Growing)
-
-
-KeysValues = tuple[tuple[Tensor, Tensor], ...]
-"""Per layer, (rows, heads, columns, head size) each."""
-
-
-def stored(cache: Cache) -> KeysValues:
-    """What a cache holds."""
-    layers: Any = cache.layers
-    return tuple((layer.keys, layer.values) for layer in layers)
 
 
 @dataclass(frozen=True)

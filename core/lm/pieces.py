@@ -10,10 +10,10 @@ from torch import Tensor
 from transformers import Cache
 
 from core.lm.batches import families, side_by_side
-from core.lm.begun import Begun
-from core.lm.forward import Frozen, Growing, KeysValues, empty, states_behind, stored
+from core.lm.begun import Begun, Part, stacked
+from core.lm.cached import Frozen, Growing, KeysValues, empty, stored
+from core.lm.forward import states_behind
 from core.lm.model import LM
-from core.lm.stacked import Part, stacked
 from core.lm.tokens import Row, pad, placed
 
 PIECE = {"cpu": 1024, "cuda": 8192}
