@@ -24,7 +24,7 @@ from benchmarks._common import sample_edits
 from core import hparams
 from core.folders import HPARAMS, MODELS, SAMPLE
 from core.lm.generate import complete
-from core.lm.kernels.attention import attention, of_one_token
+from core.lm.kernels.attention import attention, of_few_tokens
 from core.lm.kernels.fused import fuse_, rotated
 from core.lm.likelihood import Asked
 from core.lm.load import load
@@ -146,24 +146,51 @@ def test_rotated_as_defined(turns: Callable[..., tuple[Tensor, Tensor]], device:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize("tokens", [1, 5])
 @pytest.mark.parametrize(("groups", "scaling"), [(1, None), (2, 0.5)])
-def test_attention_of_one_token(groups: int, scaling: float | None, dtype: torch.dtype, device: str) -> None:
-    """What torch's own is; the queries of a group share keys and values."""
+def test_attention_of_few_tokens(
+    groups: int, scaling: float | None, tokens: int, told: bool, dtype: torch.dtype, device: str
+) -> None:
+    """What torch's own is, and its gradients; the queries of a group share keys and values. A mask says what is seen,
+    or is added."""
     torch.manual_seed(0)
-    query = torch.randn(3, 4, 1, 8, device=device).to(dtype)
-    key, value = (torch.randn(3, 4 // groups, 20, 8, device=device).to(dtype) for _ in range(2))
-    mask = torch.zeros(3, 1, 1, 20, dtype=dtype, device=device)
-    mask[0, ..., :15] = mask[1, ..., 18:] = torch.finfo(dtype).min
-    found, _ = attention(torch.nn.Module(), query, key, value, mask, scaling=scaling, dropout=0.0)
-    key, value = (x.repeat_interleave(groups, 1).double() for x in (key, value))
-    wanted = scaled_dot_product_attention(query.double(), key, value, mask.double(), scale=scaling).transpose(1, 2)
+    query, key, value = (
+        torch.randn(3, columns, heads, 8, device=device).to(dtype).transpose(1, 2).requires_grad_()
+        for heads, columns in ((4, tokens), (4 // groups, 20), (4 // groups, 20))
+    )
+    seen = torch.ones(3, 1, tokens, 20, dtype=torch.bool, device=device).tril(20 - tokens)
+    seen[0, ..., :15] = seen[1, ..., 18:] = False
+    added = torch.zeros_like(seen, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min)
+    module = torch.nn.Module()
+    module.num_key_value_groups = groups
+    given = (module, query, key, value, seen if told else added)
+    found, _ = attention(*given, scaling=scaling, dropout=0.0)
+    doubles = [x.detach().double().requires_grad_() for x in (query, key, value)]
+    k, v = (x.repeat_interleave(groups, 1) for x in doubles[1:])
+    wanted = scaled_dot_product_attention(doubles[0], k, v, seen, scale=scaling).transpose(1, 2)
     assert found.shape == wanted.shape and found.dtype == dtype
-    assert relative(found, wanted.cpu().float()) <= (1e-6 if dtype == torch.float32 else 1e-2)
+    near = 1e-6 if dtype == torch.float32 else 1e-2
+    assert relative(found.detach(), wanted.detach().cpu().float()) <= near
+    with torch.no_grad():
+        assert relative(attention(*given, scaling=scaling)[0], wanted.cpu().float()) <= near
+    grads = (torch.autograd.grad(x.pow(2).sum(), of) for x, of in ((found, given[1:4]), (wanted, doubles)))
+    for ours, other in zip(*grads, strict=True):
+        assert relative(ours, other.cpu().float()) <= 3 * near
+
+
+@pytest.mark.parametrize("option", [{"dropout": 1.0}, {"position_bias": torch.arange(4.0).view(1, 1, 1, 4)}])
+def test_what_only_torch_does_is_left_to_it(option: dict[str, Any]) -> None:
+    query, key, value = (torch.randn(1, 1, columns, 4) for columns in (1, 4, 4))
+    module, mask = torch.nn.Module(), torch.zeros(1, 1, 1, 4)
+    wanted, _ = sdpa_attention_forward(module, query, key, value, mask, **option)
+    assert torch.equal(attention(module, query, key, value, mask, **option)[0], wanted)
+    assert not torch.allclose(attention(module, query, key, value, mask)[0], wanted)
 
 
 def test_attention_is_as_it_was_behind_a_step() -> None:
     """Of one that fails, too."""
-    with pytest.raises(torch.OutOfMemoryError), of_one_token(), of_one_token():
+    with pytest.raises(torch.OutOfMemoryError), of_few_tokens(), of_few_tokens():
         assert ALL_ATTENTION_FUNCTIONS["sdpa"] is attention
         raise torch.OutOfMemoryError
     assert ALL_ATTENTION_FUNCTIONS["sdpa"] is sdpa_attention_forward

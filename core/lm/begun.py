@@ -15,7 +15,6 @@ from transformers import Cache
 
 from core.lm.cached import Filling, Fixed, Frozen, Growing, KeysValues, stored, wider
 from core.lm.forward import states_behind, visible
-from core.lm.kernels.attention import of_one_token
 from core.lm.kernels.graphs import Recording
 from core.lm.model import LM
 from core.lm.tokens import Padded, Row, pad, placed
@@ -129,8 +128,7 @@ class Roomy(Begun):
         self.mask.index_fill_(1, self.at, 1)
         self.positions += 1
         mask = visible(self.lm, self.mask, self.mask.shape[1] - 1)  # what is not in use yet is padding
-        with of_one_token():
-            self.last.copy_(states_behind(self.lm, Padded(self.ids, mask, self.positions), self.cache)[:, -1])
+        self.last.copy_(states_behind(self.lm, Padded(self.ids, mask, self.positions), self.cache)[:, -1])
         self.at += 1
 
     def keep(self, rows: Tensor) -> None:

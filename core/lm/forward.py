@@ -20,6 +20,7 @@ from transformers import Cache
 
 from core.lm.cached import Frozen, KeysValues, empty, stored
 from core.lm.hooks import Seen, trace
+from core.lm.kernels.attention import of_few_tokens
 from core.lm.model import LM
 from core.lm.tokens import Padded
 
@@ -38,7 +39,7 @@ def states_behind(lm: LM, tokens: Padded, cache: Cache | None) -> Tensor:
 
     Their mask is that of the padding, (rows, columns), or what `visible` made.
     """
-    with sdpa_kernel(KERNELS):
+    with sdpa_kernel(KERNELS), of_few_tokens():
         hidden: Tensor = lm.model.base_model(
             input_ids=tokens.ids,
             attention_mask=_mask(lm, tokens, cache),
