@@ -1,6 +1,7 @@
 """How near to the machine's rate a computation is: its necessary FLOPs, and what bare matrix products reach."""
 
 import math
+import statistics
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -104,15 +105,17 @@ def _timed(what: Any, sets: list[list[torch.Tensor]], rounds: int) -> float:
     return seconds(work)
 
 
-def share(took: float, ours: Callable[[], object], smallest: Callable[[], object] | None = None) -> str:
-    """A line on `ours`, which took so many seconds; `smallest` is the same without pads, where `ours` has any.
+def share(ours: Callable[[], object], smallest: Callable[[], object] | None = None, rounds: int = 3) -> str:
+    """A line on `ours`, by its median time; `smallest` is the same without pads, where `ours` has any.
 
-    Needed is the less of the two: what prompts share is run once in `ours` alone.
+    Needed is the less of the two: what prompts share is run once in `ours` alone. The products are timed in turn with
+    it, as a machine is not equally fast all the time.
     """
     own = counted(ours)
     needed = min(own.flops, counted(smallest).flops) if smallest else own.flops
-    flops, alone = bare(own)
-    rate, machine = needed / took, flops / alone
+    turns = [(seconds(ours), *bare(own)) for _ in range(rounds)]
+    took, alone = (statistics.median(turn[i] for turn in turns) for i in (0, 2))
+    rate, machine = needed / took, turns[0][1] / alone
     return (
         f"{needed / 1e9:.0f} GFLOP needed, {rate / 1e9:.0f} GFLOP/s, "
         f"{rate / machine:.0%} of the {machine / 1e9:.0f} that bare products of these shapes reach"

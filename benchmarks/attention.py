@@ -1,10 +1,12 @@
-"""Attention of one new token, ours beside torch's: python -m benchmarks.attention [--rows N] [--columns N] ...
+"""Attention of few new tokens, ours beside torch's: python -m benchmarks.attention [--rows N] [--columns N] ...
 
-The shapes of a layer of gpt2-xl and of llama-7b, a quarter of the columns padding. Decoding uses ours on a GPU alone.
+The shapes of a layer of several models, a quarter of the columns padding.
 """
 
 import argparse
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -13,17 +15,33 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from benchmarks._common import versus
 from core.lm.forward import KERNELS
-from core.lm.kernels.attention import attention
+from core.lm.kernels.attention import FEW, attention
 from core.types import DTYPES
 
-SHAPES = {"gpt2-xl": (25, 64), "llama-7b": (32, 128)}
-"""Heads, and the size of one."""
+
+@dataclass(frozen=True)
+class Shape:
+    """Heads, those of them that have keys and values of their own, the size of one, and queries a row."""
+
+    heads: int
+    own: int
+    size: int
+    queries: int = 1
+
+
+SHAPES = {
+    "gpt2-xl": Shape(25, 25, 64),
+    "llama-7b": Shape(32, 32, 128),
+    "embedded model": Shape(9, 3, 64),
+    "search for v* in the embedded model": Shape(9, 3, 64, 5),
+}
+"""The last one with gradients."""
 CALLS = 50
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     gpu = torch.cuda.is_available()
-    p = argparse.ArgumentParser(prog="python -m benchmarks.attention", description="Attention of one new token.")
+    p = argparse.ArgumentParser(prog="python -m benchmarks.attention", description="Attention of few new tokens.")
     p.add_argument("--rows", type=int, default=128)
     p.add_argument("--columns", type=int, default=304)
     p.add_argument("--device", default="cuda" if gpu else "cpu")
@@ -31,29 +49,39 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     return p.parse_args(argv)
 
 
-@torch.inference_mode()
 def run(args: argparse.Namespace | None = None) -> Iterator[str]:
     args = args or arguments([])
+    for name, shape in SHAPES.items():
+        if shape.queries <= FEW.get(torch.device(args.device).type, 1):
+            yield f"{name}, {args.rows} rows of {args.columns} columns: {compared(shape, args)}"
+
+
+def compared(shape: Shape, args: argparse.Namespace) -> str:
     kind = {"device": args.device, "dtype": getattr(torch, args.dtype)}
-    for name, (heads, size) in SHAPES.items():
-        query = torch.randn(args.rows, heads, 1, size, **kind)
-        key, value = (torch.randn(args.rows, heads, args.columns, size, **kind) for _ in range(2))
-        mask = torch.zeros(args.rows, 1, 1, args.columns, **kind)
-        mask[..., : args.columns // 4] = torch.finfo(mask.dtype).min
-        given = (nn.Module(), query, key, value, mask)
+    learn = shape.queries > 1
+    query = torch.randn(args.rows, shape.heads, shape.queries, shape.size, **kind, requires_grad=learn)
+    key, value = (
+        torch.randn(args.rows, shape.own, args.columns, shape.size, **kind, requires_grad=learn) for _ in range(2)
+    )
+    mask = torch.ones(args.rows, 1, shape.queries, args.columns, dtype=torch.bool, device=args.device)
+    mask[..., : args.columns // 4] = False
+    if mask.is_cuda:  # as passes have it there
+        mask = torch.zeros_like(mask, dtype=query.dtype).masked_fill_(~mask, torch.finfo(query.dtype).min)
+    module = nn.Module()
+    module.num_key_value_groups = shape.heads // shape.own  # type: ignore[assignment]
 
-        def theirs(given: tuple[nn.Module, Tensor, Tensor, Tensor, Tensor] = given) -> Tensor:
-            with sdpa_kernel(KERNELS):
-                out: Tensor = sdpa_attention_forward(*given)[0]
-            return out
+    def made(by: Callable[..., tuple[Tensor, None]]) -> Tensor:
+        with torch.set_grad_enabled(learn), sdpa_kernel(KERNELS):
+            out = by(module, query, key, value, mask)[0]
+            return (
+                torch.cat([x.flatten() for x in torch.autograd.grad(out.sum(), (query, key, value))]) if learn else out
+            )
 
-        def ours(given: tuple[nn.Module, Tensor, Tensor, Tensor, Tensor] = given) -> Tensor:
-            return attention(*given)[0]
-
-        apart = float((ours() - theirs()).float().norm() / theirs().float().norm())
-        fast, slow = versus(lambda work=ours: _often(work), lambda work=theirs: _often(work), rounds=3)
-        times = f"ours {1e6 * fast / CALLS:.0f} us, torch's {1e6 * slow / CALLS:.0f} us: {slow / fast:.2f}x"
-        yield f"{name}, {args.rows} rows of {args.columns} columns: {times}; {apart:.1e} apart"
+    ours, theirs = partial(made, attention), partial(made, sdpa_attention_forward)
+    apart = float((ours() - theirs()).float().norm() / theirs().float().norm())
+    fast, slow = versus(partial(_often, ours), partial(_often, theirs), rounds=3)
+    times = f"ours {1e6 * fast / CALLS:.0f} us, torch's {1e6 * slow / CALLS:.0f} us: {slow / fast:.2f}x"
+    return f"{times}; {apart:.1e} apart"
 
 
 def _often(work: Callable[[], Tensor]) -> None:

@@ -29,4 +29,4 @@ def run() -> Iterator[str]:
     other = some * lm.n_layers / len(layers)
     yield f"{len(encode(lm, edit.prompt))} tokens, {hp.steps} steps, {lm.n_layers} layers, old answer {edit.old!r}"
     yield f"ours {ours:.1f} s an edit, naive twin {other:.0f} s ({len(layers)} layers timed): {other / ours:.1f}x"
-    yield share(ours, lambda: editor.scores(edit))
+    yield share(lambda: editor.scores(edit))
