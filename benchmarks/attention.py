@@ -59,11 +59,11 @@ def run(args: argparse.Namespace | None = None) -> Iterator[str]:
 def compared(shape: Shape, args: argparse.Namespace) -> str:
     kind = {"device": args.device, "dtype": getattr(torch, args.dtype)}
     learn = shape.queries > 1
-    query = torch.randn(args.rows, shape.heads, shape.queries, shape.size, **kind, requires_grad=learn)
-    key, value = (
-        torch.randn(args.rows, shape.own, args.columns, shape.size, **kind, requires_grad=learn) for _ in range(2)
-    )
-    mask = torch.ones(args.rows, 1, shape.queries, args.columns, dtype=torch.bool, device=args.device)
+    rows, back = args.rows, torch.randn(args.rows, shape.queries, shape.heads, shape.size, **kind)
+    query = torch.randn_like(back).transpose(1, 2)  # as a projection leaves it
+    key, value = (torch.randn(rows, shape.own, args.columns, shape.size, **kind) for _ in range(2))
+    given = [x.requires_grad_(learn) for x in (query, key, value)]
+    mask = torch.ones(rows, 1, shape.queries, args.columns, dtype=torch.bool, device=args.device)
     mask[..., : args.columns // 4] = False
     if mask.is_cuda:  # as passes have it there
         mask = torch.zeros_like(mask, dtype=query.dtype).masked_fill_(~mask, torch.finfo(query.dtype).min)
@@ -72,10 +72,8 @@ def compared(shape: Shape, args: argparse.Namespace) -> str:
 
     def made(by: Callable[..., tuple[Tensor, None]]) -> Tensor:
         with torch.set_grad_enabled(learn), sdpa_kernel(KERNELS):
-            out = by(module, query, key, value, mask)[0]
-            return (
-                torch.cat([x.flatten() for x in torch.autograd.grad(out.sum(), (query, key, value))]) if learn else out
-            )
+            out, _ = by(module, *given, mask)
+            return torch.cat([x.flatten() for x in torch.autograd.grad(out, given, back)]) if learn else out
 
     ours, theirs = partial(made, attention), partial(made, sdpa_attention_forward)
     apart = float((ours() - theirs()).float().norm() / theirs().float().norm())

@@ -51,7 +51,7 @@ def reached(lm: LM, task: Task) -> str:
         complete(lm, prompts, task.max_new_tokens, task.choices, batch_tokens)
 
     tokens = sum(len(encode(lm, prompt)) for prompt in prompts) / len(prompts)
-    return f"prompts of {tokens:.0f} tokens, {share(ours, lambda: ours(1))}"
+    return f"prompts of {tokens:.0f} tokens, {share(ours, lambda: ours(1), rounds=1)}"
 
 
 @torch.inference_mode()

@@ -19,4 +19,4 @@ def run() -> Iterator[str]:
     ours, other = versus(lambda: editor.deltas(edits), lambda: naive.deltas(lm, hp, editor.templates, moments, edits))
     yield f"{len(edits)} edits: ours {ours:.1f} s, naive twin {other:.1f} s: {other / ours:.1f}x"
     alone = MEMIT(lm, replace(hp, edit_batch=1))  # no edit is padded to another's length
-    yield share(lambda: editor.deltas(edits), lambda: alone.deltas(edits))
+    yield share(lambda: editor.deltas(edits), lambda: alone.deltas(edits), rounds=1)
