@@ -181,6 +181,12 @@ def test_a_step_copies_no_keys(family: str, monkeypatch: pytest.MonkeyPatch) -> 
     assert complete(lm, PROMPTS, 24) == found
 
 
+def test_nothing_is_said_where_nothing_is_asked(lm: LM) -> None:
+    """No token at all, and answers that are all empty."""
+    assert greedy(lm, [[5, 6], [3, 4, 5]], 0) == [[], []]
+    assert [(said, len(logp)) for said, logp in generate.answered(lm, [[5, 6], [3]], [[], []])] == [([], 0), ([], 0)]
+
+
 def test_what_is_said_and_how_likely_the_answer_is_come_from_one_pass(lm: LM, monkeypatch: pytest.MonkeyPatch) -> None:
     rows, answers = [encode(lm, p) for p in PROMPTS], [continuation(lm, a) for a in (" yes", " the mayor of Rome")]
     pairs = [(row, answer) for row in rows for answer in answers]

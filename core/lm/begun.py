@@ -61,7 +61,7 @@ class Begun:
         width = self.mask.shape[1] + tokens
         if self.lm.recorder and tokens >= Roomy.FROM and not (self.lm.window and width > self.lm.window):
             return Roomy(self, tokens)
-        for layer in range(len(self.cache.layers) if tokens else 0):
+        for layer in range(len(self.cache.layers) if tokens > 0 else 0):
             self.widen(layer, tokens)
         return self
 

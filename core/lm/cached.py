@@ -71,6 +71,7 @@ class Filling(Growing):
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         assert self.keys is not None
         start, stop = self.keys.shape[-2], self.keys.shape[-2] + key_states.shape[-2]
+        assert stop <= self.memory[0].shape[-2], "more columns than there is room for"
         for memory, new in zip(self.memory, (key_states, value_states), strict=True):
             memory[:, :, start:stop] = new
         keys, values = self.memory
