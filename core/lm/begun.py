@@ -57,7 +57,10 @@ class Begun:
         vars(self).pop("logits", None)
 
     def going_on(self, tokens: int) -> "Begun":
-        """The same with room for so many more tokens behind every row, so that a step copies nothing; it is used up."""
+        """The same with room for so many more tokens behind every row, so that a step copies nothing.
+
+        What it is called on is used up.
+        """
         width = self.mask.shape[1] + tokens
         if self.lm.recorder and tokens >= Roomy.FROM and not (self.lm.window and width > self.lm.window):
             return Roomy(self, tokens)
