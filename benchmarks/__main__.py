@@ -1,9 +1,9 @@
 """Run all benchmarks, or those named: python -m benchmarks [evaluation rome memit ... yardsticks gpu]."""
 
+import argparse
 import importlib
 import os
 import platform
-import sys
 
 import torch
 
@@ -24,9 +24,20 @@ ALL = (
 """Those of the embedded model on the CPU. `gpu` takes full-size models: with a GPU, or by its name."""
 
 
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    known = [*ALL, "gpu"]
+    p = argparse.ArgumentParser(prog="python -m benchmarks", description="Ours beside the naive way, row by row.")
+    p.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(known)} (default: all this machine can)")
+    args = p.parse_args(argv)
+    if unknown := [name for name in args.names if name not in known]:
+        p.error(f"no benchmark is called {', '.join(unknown)}: choose of {', '.join(known)}")
+    return args
+
+
 def main() -> None:
+    names = arguments().names or (*ALL, *(["gpu"] if torch.cuda.is_available() else []))
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {os.cpu_count()} cores, {platform.machine()}")
-    for name in sys.argv[1:] or (*ALL, *(["gpu"] if torch.cuda.is_available() else [])):
+    for name in names:
         print(f"\n{name}", flush=True)
         for line in importlib.import_module(f"benchmarks.{name}").run():
             print(f"  {line}", flush=True)

@@ -14,6 +14,7 @@ from tiny_settings import TARGET, corpus
 from torch import Tensor
 
 from benchmarks import _flops, _peak, _random, alike, attention, gpu, masks, memory, peers, products
+from benchmarks.__main__ import arguments
 from benchmarks._flops import bare, counted, share
 from core import folders
 from core.lm.forward import resume
@@ -26,6 +27,14 @@ from editors.mend.network import seeded
 @pytest.fixture(autouse=True)
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
+
+
+def test_a_benchmark_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert arguments(["rome", "gpu"]).names == ["rome", "gpu"]
+    with pytest.raises(SystemExit) as stop:
+        arguments(["rome", "rone"])
+    assert stop.value.code == 2
+    assert "no benchmark is called rone: choose of products, evaluation" in capsys.readouterr().err
 
 
 REST = ("gpt-j-6B", "llama-7b")
