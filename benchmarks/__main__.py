@@ -4,8 +4,11 @@ import argparse
 import importlib
 import os
 import platform
+from collections.abc import Iterator
 
 import torch
+
+from benchmarks._common import printed
 
 ALL = (
     "products",
@@ -34,14 +37,14 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def main() -> None:
+def lines() -> Iterator[str]:
     names = arguments().names or (*ALL, *(["gpu"] if torch.cuda.is_available() else []))
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {os.cpu_count()} cores, {platform.machine()}")
+    yield f"torch {torch.__version__}, {torch.get_num_threads()} threads, {os.cpu_count()} cores, {platform.machine()}"
     for name in names:
-        print(f"\n{name}", flush=True)
+        yield f"\n{name}"
         for line in importlib.import_module(f"benchmarks.{name}").run():
-            print(f"  {line}", flush=True)
+            yield f"  {line}"
 
 
 if __name__ == "__main__":
-    main()
+    printed(lines)

@@ -1,13 +1,15 @@
-"""What the benchmarks share: the embedded model, sample edits, and a fair clock."""
+"""What the benchmarks share: the embedded model, sample edits, a fair clock, and how they start and end."""
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from core import folders
+from core.errors import Interrupted
 from core.lm.load import load
 from core.lm.model import LM
+from core.script import script
 from core.types import Edit
 from edit_sets.zsre import EDIT_SET
 from inputs.embedded import EMBEDDED_MODEL
@@ -35,3 +37,16 @@ def versus(ours: Callable[[], object], other: Callable[[], object], rounds: int 
     """Median seconds of each, the two in turn so that a machine that slows down slows both."""
     pairs = [(seconds(ours), seconds(other)) for _ in range(rounds)]
     return statistics.median(a for a, _ in pairs), statistics.median(b for _, b in pairs)
+
+
+def printed(lines: Callable[[], Iterable[str]]) -> None:
+    """Print what a benchmark says as it comes; bad input is one line on stderr and exit code 2, as of every script."""
+
+    def main() -> None:
+        try:
+            for line in lines():
+                print(line, flush=True)
+        except KeyboardInterrupt as error:
+            raise Interrupted("run the benchmark again, it begins anew") from error
+
+    script(main)

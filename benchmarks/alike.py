@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from unittest.mock import patch
 
-from benchmarks._common import embedded, versus
+from benchmarks._common import embedded, printed, versus
 from core import folders
 from core.lm import batches, pieces
 from core.lm.batches import Family
@@ -58,5 +58,4 @@ def alone(rows: Sequence[object]) -> list[Family]:
 
 
 if __name__ == "__main__":
-    for line in run(arguments()):
-        print(line, flush=True)
+    printed(lambda: run(arguments()))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.attention import sdpa_kernel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from benchmarks._common import versus
+from benchmarks._common import printed, versus
 from core.lm.forward import KERNELS
 from core.lm.kernels.attention import FEW, attention
 from core.types import DTYPES
@@ -90,5 +90,4 @@ def _often(work: Callable[[], Tensor]) -> None:
 
 
 if __name__ == "__main__":
-    for line in run(arguments()):
-        print(line, flush=True)
+    printed(lambda: run(arguments()))

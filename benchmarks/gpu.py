@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from benchmarks import _random
-from benchmarks._common import sample_edits
+from benchmarks._common import printed, sample_edits
 from benchmarks._peak import peak_bytes, peak_flops, reset_peak
 from core import folders, hparams
 from core.lm.generate import complete
@@ -222,5 +222,4 @@ def run() -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    for text in measure(arguments()):
-        print(text, flush=True)
+    printed(lambda: measure(arguments()))

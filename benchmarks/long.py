@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 
-from benchmarks._common import embedded, hparams_file, sample_edits, seconds
+from benchmarks._common import embedded, hparams_file, printed, sample_edits, seconds
 from core import hparams
 from core.lm.weights import add_, preserved
 from core.types import Edit
@@ -76,5 +76,4 @@ def course(editor: SpreadEditor, batches: list[list[Edit]]) -> str:
 
 
 if __name__ == "__main__":
-    for line in run(arguments()):
-        print(line, flush=True)
+    printed(lambda: run(arguments()))

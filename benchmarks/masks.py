@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import experiment as ex
-from benchmarks._common import embedded, hparams_file
+from benchmarks._common import embedded, hparams_file, printed
 from core import hparams
 from core.lm.model import orient
 from core.lm.moments import second_moments
@@ -93,5 +93,4 @@ def tabulated(rows: Sequence[Masked], layers: Sequence[int], tasks: Sequence[str
 
 
 if __name__ == "__main__":
-    for line in run(arguments()):
-        print(line, flush=True)
+    printed(lambda: run(arguments()))

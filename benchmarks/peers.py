@@ -22,12 +22,14 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.models.llama import modeling_llama
 
 from benchmarks import _random
+from benchmarks._common import printed
 from benchmarks._flops import bare, counted
 from core import folders
 from core.lm.generate import complete
 from core.lm.load import load
 from core.lm.model import LM
 from core.registry import discover
+from core.script import positive
 from core.types import DTYPES, Task
 from inputs.embedded import EMBEDDED_MODEL
 
@@ -43,13 +45,24 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     p = argparse.ArgumentParser(prog="python -m benchmarks.peers", description="Ours beside HFLM.")
     p.add_argument("--data", type=Path, default=folders.SAMPLE, metavar="DIR", help="holds task-data/ (the sample)")
     p.add_argument("--tasks", nargs="+", choices=tasks, default=tasks)
-    p.add_argument("--limit", type=int, help=f"records of a task (default: {LABELLED} of a labelled one, {OTHERS})")
-    p.add_argument("--batches", nargs="+", default=["1", "16", "64", *(["auto"] if gpu else [])], help="of HFLM")
-    p.add_argument("--rounds", type=int, default=1, help="warm calls of each; their median counts (default: 1)")
+    p.add_argument(
+        "--limit", type=positive, help=f"records of a task (default: {LABELLED} of a labelled one, {OTHERS})"
+    )
+    p.add_argument(
+        "--batches", nargs="+", type=batch, default=["1", "16", "64", *(["auto"] if gpu else [])], help="of HFLM"
+    )
+    p.add_argument("--rounds", type=positive, default=1, help="warm calls of each; their median counts (default: 1)")
     p.add_argument("--model", choices=_random.CONFIGS, help="with random weights (default: the embedded model)")
     p.add_argument("--device", default="cuda" if gpu else "cpu")
     p.add_argument("--dtype", choices=DTYPES, default="bfloat16" if gpu else "float32")
     return p.parse_args(argv)
+
+
+def batch(text: str) -> str:
+    """A batch size as HFLM takes it."""
+    if text != "auto" and not (text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError(f"expected a number of records or auto, got {text}")
+    return text
 
 
 @dataclass(slots=True)
@@ -157,5 +170,4 @@ def peers(lm: LM, theirs: PreTrainedModel, task: Task, prompts: list[str], batch
 
 
 if __name__ == "__main__":
-    for line in run(arguments()):
-        print(line, flush=True)
+    printed(lambda: run(arguments()))

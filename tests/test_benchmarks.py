@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,10 @@ from torch import Tensor
 
 from benchmarks import _flops, _peak, _random, alike, attention, gpu, masks, memory, peers, products
 from benchmarks.__main__ import arguments
+from benchmarks._common import printed
 from benchmarks._flops import bare, counted, share
 from core import folders
+from core.errors import UserError
 from core.lm.forward import resume
 from core.lm.load import load
 from core.lm.tokens import pad
@@ -35,6 +38,20 @@ def test_a_benchmark_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> No
         arguments(["rome", "rone"])
     assert stop.value.code == 2
     assert "no benchmark is called rone: choose of products, evaluation" in capsys.readouterr().err
+
+
+def test_bad_input_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def lines() -> Iterator[str]:
+        yield "first"
+        raise UserError("no such file")
+
+    with pytest.raises(SystemExit) as stop:
+        printed(lines)
+    assert stop.value.code == 2
+    assert capsys.readouterr() == ("first\n", "error: no such file\n")
+    with pytest.raises(SystemExit):
+        peers.arguments(["--batches", "16", "many"])
+    assert "expected a number of records or auto, got many" in capsys.readouterr().err
 
 
 REST = ("gpt-j-6B", "llama-7b")
