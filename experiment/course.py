@@ -31,7 +31,7 @@ class Course:
         with timed(seconds, "prepare"):
             editor = bench.editor(self.schedule.editor, self.schedule.hp, seed, self.schedule.settings["files"])
         with timed(seconds, "probe before"):
-            self.before: list[Probe] = bench.answers(self.schedule.updates)
+            self.before: list[Probe] = bench.answers(self.schedule.updates, checkpoint.before)
         rules = Rules(self.schedule.regularizer, seed, request.max_update, request.on_error == "skip")
         self.editing = Editing(bench.lm, editor, rules)
 

@@ -4,7 +4,7 @@ A grid runs many cells on one model. Every cell puts the weights back bit for bi
 model (an editor's templates and second moments, the answers to the edits' prompts) holds for the next one too.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,15 +60,19 @@ class Bench:
         self._editor[1].load_state({})
         return self._editor[1]
 
-    def answers(self, updates: Sequence[Sequence[Edit]]) -> list[Probe]:
-        """What the unedited model says about each edit.
+    def answers(
+        self, updates: Sequence[Sequence[Edit]], known: MutableMapping[tuple[int, ...], list[Probe]]
+    ) -> list[Probe]:
+        """What the unedited model says about each edit. `known` has it of some updates, by their edits, then of all.
 
         By update, not all at once: a probability's last bits depend on the rows it shares a batch with, and a
         checkpoint is to be, to the last bit, what a run that ends there gives.
         """
         for batch in map(tuple, updates):
+            edits = tuple(edit.index for edit in batch)
             if batch not in self._answers:
-                self._answers[batch] = probe(self.lm, batch)
+                self._answers[batch] = known.get(edits) or probe(self.lm, batch)
+            known[edits] = self._answers[batch]
         return [answer for batch in updates for answer in self._answers[tuple(batch)]]
 
 

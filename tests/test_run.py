@@ -13,6 +13,7 @@ from conftest import ROOT
 from tiny_settings import ROME_YAML
 
 from core.lm import generate
+from core.lm.model import LM
 from core.metrics import MEASURES
 from core.registry import discover
 from core.results import EditRecord, Result, read, read_samples
@@ -20,11 +21,12 @@ from core.script import script
 from core.types import Deltas, Edit, Measure, Notes, Task
 from edit_sets.zsre import EDIT_SET
 from editors.rome import ROME
-from experiment import cli, show
+from experiment import cli, models, show
 from experiment.asked import EditRequest, Experiment, Placement
 from experiment.measures import collapse
 from experiment.models import Model, Models
 from experiment.plan import Plan, Wanted, resolve
+from experiment.quality import Probe
 from experiment.run import Edited, Made, run
 
 SAMPLE = ROOT / "data/sample"
@@ -159,6 +161,32 @@ def test_an_interrupted_run_goes_on(
     assert made == [*range(200, 200 + stop), -1, *range(200 + stop, 205)]
     assert files(tmp_path / "out") == files(tmp_path / "whole")
     assert [path for path in (tmp_path / "out").rglob("*") if path.name.startswith((".", "unfinished"))] == []
+
+
+def test_a_run_that_goes_on_asks_the_unedited_model_about_new_edits_alone(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    real, ask = ROME.deltas, models.probe
+
+    def probed(lm: LM, edits: Sequence[Edit]) -> list[Probe]:
+        asked.extend(edit.index for edit in edits)
+        return ask(lm, edits)
+
+    def deltas(self: ROME, edits: Sequence[Edit]) -> tuple[Deltas, Notes]:
+        if edits[0].index == 202:
+            raise KeyboardInterrupt
+        return real(self, edits)
+
+    assert call("whole", *SEQUENCE, 200, 204, 1) == (0, "")
+    monkeypatch.setattr(models, "probe", probed)
+    with monkeypatch.context() as stopped:
+        stopped.setattr(ROME, "deltas", deltas)
+        assert call("out", *SEQUENCE, 200, 203, 1)[0] == 130
+    assert asked == [200, 201, 202]
+    assert call("out", *SEQUENCE, 200, 204, 1) == (0, "")
+    assert asked == [200, 201, 202, 203]
+    assert files(tmp_path / "out").items() >= files(tmp_path / "whole").items()
 
 
 def test_an_interrupted_evaluation_keeps_its_completions(

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ UNREADABLE = (OSError, SafetensorError, ValueError, KeyError, TypeError)
 
 class Checkpoint:
     """An Editing on the disk: one safetensors file with the edited weights, what the editor and the regulariser keep
-    beside them, and in its header the record.
+    beside them, and in its header the record and what the unedited model said.
 
     The weights themselves and not their sum of deltas, so that a run that goes on has every bit of the one before.
     Runs whose edits begin alike share a file. It names the `results` of all of them, so that none removes what another
@@ -38,6 +39,19 @@ class Checkpoint:
     def __init__(self, folder: Path, key: Any, environment: Any, results: Sequence[str]) -> None:
         self.key, self.results, self.count = _hash([key, environment]), list(results), 0
         self.file = folder / f"{_hash(key)[:16]}.safetensors"
+
+    @cached_property
+    def before(self) -> dict[tuple[int, ...], list[Probe]]:
+        """By the edits of an update, what the unedited model said about each: what a stopped run has left, to add to.
+
+        `write` keeps it, as a run that goes on would else ask for minutes before it edits.
+        """
+        there = self._state()
+        try:
+            known = there["before"] if there.get("key") == self.key else []
+            return {tuple(edits): [Probe.restored(told) for told in said] for edits, said in known}
+        except UNREADABLE:
+            return {}
 
     def write(self, editing: Editing) -> None:
         """Replace what is there, unless a longer run has left it further on."""
@@ -53,7 +67,8 @@ class Checkpoint:
             if there and len(_done(there)) > editing.position:
                 self._rename(there, results)
                 return
-            self._save(weights | rest, {"key": self.key, "results": results, **record})
+            before = list(self.before.items())
+            self._save(weights | rest, {"key": self.key, "results": results, "before": before, **record})
         self.count = editing.position
 
     def read(self, editing: Editing, batches: Sequence[Sequence[Edit]]) -> int:
