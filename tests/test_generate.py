@@ -16,7 +16,7 @@ from core.lm import begun, generate, pieces
 from core.lm.batches import in_batches
 from core.lm.begun import Begun, Roomy
 from core.lm.cached import Growing, stored
-from core.lm.generate import complete, fit, greedy, sample, until
+from core.lm.generate import complete, expected, fit, greedy, sample, until
 from core.lm.kernels import attention as kernel
 from core.lm.model import LM
 from core.lm.pieces import Prefix, begin, shared_prefix
@@ -78,6 +78,38 @@ def test_a_batch_of_8_equals_8_of_1(lm: LM, new_tokens: int, choices: tuple[str,
 @pytest.mark.parametrize("batch_tokens", [1, 40, 75, 200])
 def test_the_token_budget_changes_nothing(lm: LM, new_tokens: int, batch_tokens: int) -> None:
     assert complete(lm, PROMPTS, new_tokens, ("a", "b"), batch_tokens) == complete(lm, PROMPTS, new_tokens, ("a", "b"))
+
+
+@pytest.mark.parametrize("new_tokens", [1, 12])
+@pytest.mark.parametrize("batch_tokens", [1, 300, None])
+def test_nor_where_prompts_are_longer_than_the_context(lm: LM, new_tokens: int, batch_tokens: int | None) -> None:
+    """Some of them start alike, some end alike, so do some that fit."""
+    long = [" ".join(f"{word}{i}" for i in range(count)) for word, count in (("so", 90), ("so", 70), ("x", 50))]
+    prompts = [f"{a} {b}" for a in (*long, "Hm.") for b in ("is it so?", PROMPTS[0])] + PROMPTS
+    together = complete(lm, prompts, new_tokens, ("a", "b"), batch_tokens)
+    assert 2 <= sum(completion.truncated for completion in together) <= 6
+    assert together == [complete(lm, [prompt], new_tokens, ("a", "b"))[0] for prompt in prompts]
+
+
+@pytest.mark.parametrize("new_tokens", [1, 12])
+@pytest.mark.parametrize("prompts", [[""], ["London", ""]])
+def test_an_empty_prompt_is_refused_where_no_bos_begins_it(prompts: list[str], new_tokens: int) -> None:
+    with pytest.raises(UserError, match="a prompt is empty: 'tiny-gpt2' has nothing to go on from"):
+        complete(tiny("gpt2"), prompts, new_tokens)
+    with pytest.raises(UserError, match="a prompt is empty"):
+        expected(tiny("gpt2"), prompts, new_tokens, [[]] * len(prompts))
+    llama = tiny("llama")
+    found = complete(llama, prompts, new_tokens)
+    assert found == [complete(llama, [prompt], new_tokens)[0] for prompt in prompts]
+    assert found[-1].text == decode(llama, greedy(llama, [[llama.tokenizer.bos_token_id]], new_tokens))[0]
+
+
+def test_numbers_of_tokens_that_make_no_sense(lm: LM) -> None:
+    with pytest.raises(UserError, match="max_new_tokens: expected 1 or more, got 0"):
+        complete(lm, PROMPTS, 0)
+    for budget in (0, -1):
+        with pytest.raises(UserError, match=f"tokens of a batch: expected 1 or more, got {budget}"):
+            complete(lm, PROMPTS, 1, batch_tokens=budget)
 
 
 def test_completions_are_greedy(lm: LM) -> None:

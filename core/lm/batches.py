@@ -8,6 +8,7 @@ from typing import TypeVar
 import torch
 from tqdm import tqdm
 
+from core.errors import UserError
 from core.lm.model import LM
 
 BATCH_TOKENS = {"cpu": 4096, "cuda": 65536}
@@ -37,8 +38,11 @@ def in_batches(
     `size` is the length of a row in tokens, new ones included; rows are taken in the given `order`, longest first if
     there is none. When the device runs out of memory the budget halves and the batch is tried again. `done` maps rows
     to results an earlier run has left, and receives those of this one; the batches are the same with and without it, so
-    that the rest comes out to the bit as it would have. `what` is the name of the progress bar.
+    that the rest comes out to the bit as it would have. `what` is the name of the progress bar. UserError for a budget
+    below 1.
     """
+    if budget is not None and budget < 1:
+        raise UserError(f"tokens of a batch: expected 1 or more, got {budget}")
     budget = budget or default_budget(lm)
     order = sorted(range(len(rows)), key=lambda i: -size(rows[i])) if order is None else order
     results: MutableMapping[int, T] = {} if done is None else done

@@ -111,6 +111,8 @@ def _fitted(
     lm: LM, prompts: Sequence[str], max_new_tokens: int, asked: Sequence[Asked]
 ) -> tuple[list[Row], list[bool], list[Asked]]:
     """Prompts with room for the new tokens, which of them had to be cut, and as much of the references as is read."""
+    if max_new_tokens < 1:
+        raise UserError(f"max_new_tokens: expected 1 or more, got {max_new_tokens}")
     fitted = [fit(lm, row, max_new_tokens) for row in encode_all(lm, prompts)]
     short = [
         replace(each, references=tuple(text[: min(REFERENCE, lm.context - len(row))] for text in each.references))
@@ -131,7 +133,12 @@ def first_tokens(lm: LM, words: Sequence[str]) -> Row:
 
 
 def fit(lm: LM, row: Row, new_tokens: int) -> tuple[Row, bool]:
-    """The prompt ids with room left for `new_tokens`, and whether tokens had to go. UserError if none is left."""
+    """The prompt ids with room left for `new_tokens`, and whether tokens had to go.
+
+    UserError for a prompt without tokens, and where the context has no room for one.
+    """
+    if not row:
+        raise UserError(f"a prompt is empty: '{lm.name}' has nothing to go on from; put text into it")
     room = lm.context - new_tokens
     if room < 2:  # a BOS and a token of the prompt
         raise UserError(
