@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import torch
 
 from benchmarks._common import printed
+from core.script import Parser
 
 ALL = (
     "products",
@@ -29,7 +30,7 @@ ALL = (
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     known = [*ALL, "gpu"]
-    p = argparse.ArgumentParser(prog="python -m benchmarks", description="Ours beside the naive way, row by row.")
+    p = Parser(prog="python -m benchmarks", description="Ours beside the naive way, row by row.")
     p.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(known)} (default: all this machine can)")
     args = p.parse_args(argv)
     if unknown := [name for name in args.names if name not in known]:

@@ -1,15 +1,18 @@
 """What the benchmarks share: the embedded model, sample edits, a fair clock, and how they start and end."""
 
+import argparse
 import statistics
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import torch
+
 from core import folders
 from core.errors import Interrupted
 from core.lm.load import load
 from core.lm.model import LM
-from core.script import script
+from core.script import Parser, script
 from core.types import Edit
 from edit_sets.zsre import EDIT_SET
 from inputs.embedded import EMBEDDED_MODEL
@@ -39,10 +42,28 @@ def versus(ours: Callable[[], object], other: Callable[[], object], rounds: int 
     return statistics.median(a for a, _ in pairs), statistics.median(b for _, b in pairs)
 
 
-def printed(lines: Callable[[], Iterable[str]]) -> None:
-    """Print what a benchmark says as it comes; bad input is one line on stderr and exit code 2, as of every script."""
+def parser(name: str, description: str) -> Parser:
+    return Parser(prog=f"python -m benchmarks.{name}", description=description)
+
+
+def device(text: str) -> str:
+    """The name of a device that is there, of an argument."""
+    try:
+        torch.empty(0, device=text)
+    except (RuntimeError, AssertionError) as error:
+        raise argparse.ArgumentTypeError(f"torch finds no device {text} here") from error
+    return text
+
+
+def printed(lines: Callable[[], Iterable[str]], flagless: str | None = None) -> None:
+    """Print what a benchmark says as it comes; bad input is one line on stderr and exit code 2, as of every script.
+
+    `flagless` is the name of one that takes no flags.
+    """
 
     def main() -> None:
+        if flagless:
+            parser(flagless, f"The benchmark {flagless}, which takes no flags.").parse_args()
         try:
             for line in lines():
                 print(line, flush=True)

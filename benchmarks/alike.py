@@ -9,12 +9,13 @@ from itertools import islice
 from pathlib import Path
 from unittest.mock import patch
 
-from benchmarks._common import embedded, printed, versus
+from benchmarks._common import embedded, parser, printed, versus
 from core import folders
 from core.lm import batches, pieces
 from core.lm.batches import Family
 from core.lm.generate import complete
 from core.registry import discover
+from core.script import positive
 from core.types import Completion, Task
 
 ROUNDS = 3
@@ -22,10 +23,10 @@ ROUNDS = 3
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     tasks = [name for name in discover("tasks", "TASK") if not name.startswith("glue_")]
-    p = argparse.ArgumentParser(prog="python -m benchmarks.alike", description="Prompts that start alike.")
+    p = parser("alike", "Prompts that start alike.")
     p.add_argument("--data", type=Path, default=folders.SAMPLE, metavar="DIR", help="holds task-data/ (the sample)")
     p.add_argument("--tasks", nargs="+", choices=tasks, default=tasks)
-    p.add_argument("--limit", type=int, default=64, help="records of a task (default: 64)")
+    p.add_argument("--limit", type=positive, default=64, help="records of a task (default: 64)")
     return p.parse_args(argv)
 
 

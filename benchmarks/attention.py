@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.nn.attention import sdpa_kernel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from benchmarks._common import printed, versus
+from benchmarks._common import device, parser, printed, versus
 from core.lm.forward import KERNELS
 from core.lm.kernels.attention import FEW, attention
+from core.script import positive
 from core.types import DTYPES
 
 
@@ -41,10 +42,10 @@ CALLS = 50
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     gpu = torch.cuda.is_available()
-    p = argparse.ArgumentParser(prog="python -m benchmarks.attention", description="Attention of few new tokens.")
-    p.add_argument("--rows", type=int, default=128)
-    p.add_argument("--columns", type=int, default=304)
-    p.add_argument("--device", default="cuda" if gpu else "cpu")
+    p = parser("attention", "Attention of few new tokens.")
+    p.add_argument("--rows", type=positive, default=128)
+    p.add_argument("--columns", type=positive, default=304)
+    p.add_argument("--device", type=device, default="cuda" if gpu else "cpu")
     p.add_argument("--dtype", choices=DTYPES, default="bfloat16" if gpu else "float32")
     return p.parse_args(argv)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from benchmarks._common import embedded, seconds, versus
+from benchmarks._common import embedded, printed, seconds, versus
 from benchmarks._flops import share
 from core import folders
 from core.lm.generate import complete
@@ -71,3 +71,7 @@ def as_released(text: str, context: int) -> str:
     ids = model.generate(**inputs, max_new_tokens=1, do_sample=False, pad_token_id=tokenizer.pad_token_id)
     answer: str = tokenizer.decode(ids[0, context:])
     return answer
+
+
+if __name__ == "__main__":
+    printed(run, flagless="evaluation")

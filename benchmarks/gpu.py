@@ -20,12 +20,13 @@ from typing import Any
 import torch
 
 from benchmarks import _random
-from benchmarks._common import printed, sample_edits
+from benchmarks._common import device, parser, printed, sample_edits
 from benchmarks._peak import peak_bytes, peak_flops, reset_peak
 from core import folders, hparams
 from core.lm.generate import complete
 from core.lm.model import orient
 from core.registry import discover
+from core.script import positive
 from core.types import DTYPES, Edit, Notes
 from edit_sets.zsre import EDIT_SET
 from editors.mend.factors import layer_of, shapes_of
@@ -40,21 +41,26 @@ Row = dict[str, Any]
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     tasks = list(discover("tasks", "TASK"))
-    p = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description="Speed and memory at full size.")
+    p = parser("gpu", "Speed and memory at full size.")
     p.add_argument("--models", nargs="+", choices=_random.CONFIGS, default=["gpt2-xl", "gpt-j-6B", "llama-7b"])
-    p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    p.add_argument("--device", type=device, default="cuda" if torch.cuda.is_available() else "cpu")
     p.add_argument("--dtype", choices=DTYPES, default="bfloat16" if torch.cuda.is_available() else "float32")
     p.add_argument("--methods", nargs="*", choices=METHODS, default=METHODS)
     p.add_argument("--tasks", nargs="*", choices=tasks, default=tasks)
-    p.add_argument("--edits", type=int, default=4, help="of a MEMIT update (default: 4)")
+    p.add_argument("--edits", type=positive, default=4, help="of a MEMIT update (default: 4)")
     p.add_argument(
-        "--repeats", type=int, default=1, help="edits of ROME and KN, and steps of MEND, to time (default: 1)"
+        "--repeats", type=positive, default=1, help="edits of ROME and KN, and steps of MEND, to time (default: 1)"
     )
     p.add_argument("--twin", action="store_true", help="an edit of ROME's naive twin too")
-    p.add_argument("--layers", type=int, help="fewer layers, for a trial")
-    p.add_argument("--width", type=int, help="another hidden size, for a trial")
+    p.add_argument("--layers", type=positive, help="fewer layers, for a trial")
+    p.add_argument("--width", type=positive, help="another hidden size, for a trial: a multiple of 16")
     p.add_argument("--out", type=Path, metavar="FILE", help="the table as JSON too")
-    return p.parse_args(argv)
+    args = p.parse_args(argv)
+    if args.layers == 1:
+        p.error("--layers: expected 2 or more, as no method edits the last one")
+    if args.width and args.width % 16:
+        p.error(f"--width: expected a multiple of 16, got {args.width}")
+    return args
 
 
 class Bench:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from benchmarks._common import embedded, hparams_file, sample_edits, seconds
+from benchmarks._common import embedded, hparams_file, printed, sample_edits, seconds
 from benchmarks._flops import share
 from core import hparams
 from core.lm.tokens import encode
@@ -30,3 +30,7 @@ def run() -> Iterator[str]:
     yield f"{len(encode(lm, edit.prompt))} tokens, {hp.steps} steps, {lm.n_layers} layers, old answer {edit.old!r}"
     yield f"ours {ours:.1f} s an edit, naive twin {other:.0f} s ({len(layers)} layers timed): {other / ours:.1f}x"
     yield share(lambda: editor.scores(edit))
+
+
+if __name__ == "__main__":
+    printed(run, flagless="kn")

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import experiment as ex
-from benchmarks._common import embedded, hparams_file, printed
+from benchmarks._common import embedded, hparams_file, parser, printed
 from core import hparams
 from core.lm.model import orient
 from core.lm.moments import second_moments
 from core.lm.weights import weight_of
+from core.script import positive
 from editors.memit import MEMITSettings
 
 RECT = ("rect:keep=0.4", "rect:keep=0.2", "rect:keep=0.2,feedback=true")
@@ -27,13 +28,13 @@ TASKS = ("NLI", "SentimentAnalysis", "dialogue", "ClosedDomainQA")
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    p = argparse.ArgumentParser(prog="python -m benchmarks.masks", description="What a mask writes for other tokens.")
+    p = parser("masks", "What a mask writes for other tokens.")
     p.add_argument("--edits", type=int, nargs=2, default=(200, 230), metavar=("BEGIN", "END"))
-    p.add_argument("--batch", type=int, default=10, help="edits of an update (default: 10)")
+    p.add_argument("--batch", type=positive, default=10, help="edits of an update (default: 10)")
     p.add_argument("--data", type=Path, metavar="DIR", help="as of test-task.py")
     p.add_argument("--rules", nargs="+", default=RULES, help="as --regularizer takes them")
     p.add_argument("--tasks", nargs="+", default=TASKS, help="whose drift is measured")
-    p.add_argument("--limit", type=int, default=40, help="records of each (default: 40)")
+    p.add_argument("--limit", type=positive, default=40, help="records of each (default: 40)")
     p.add_argument("--table", type=Path, metavar="FILE", help="write every number there, as CSV")
     return p.parse_args(argv)
 

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
-from benchmarks._common import embedded
+from benchmarks._common import embedded, printed
 from core import folders
 from core.lm.generate import complete
 from core.lm.likelihood import Asked
@@ -41,3 +41,7 @@ def seconds(lm: LM, task: Task, samples: Sequence[Sample], asked: Sequence[Asked
     start = time.process_time()
     complete(lm, prompts, task.max_new_tokens, task.choices, asked=asked)
     return time.process_time() - start
+
+
+if __name__ == "__main__":
+    printed(run, flagless="measures")

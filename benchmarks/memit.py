@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from benchmarks._common import embedded, hparams_file, sample_edits, versus
+from benchmarks._common import embedded, hparams_file, printed, sample_edits, versus
 from benchmarks._flops import share
 from core import hparams
 from editors._moments import load
@@ -20,3 +20,7 @@ def run() -> Iterator[str]:
     yield f"{len(edits)} edits: ours {ours:.1f} s, naive twin {other:.1f} s: {other / ours:.1f}x"
     alone = MEMIT(lm, replace(hp, edit_batch=1))  # no edit is padded to another's length
     yield share(lambda: editor.deltas(edits), lambda: alone.deltas(edits), rounds=1)
+
+
+if __name__ == "__main__":
+    printed(run, flagless="memit")

@@ -29,6 +29,7 @@ from typing import Any
 
 import torch
 
+from benchmarks._common import printed
 from benchmarks._random import CONFIGS, skeleton
 from core import folders, hparams
 from core.lm.model import LM, orient
@@ -140,4 +141,4 @@ def table() -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    print(*table(), sep="\n")
+    printed(table, flagless="memory")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from benchmarks._common import embedded, hparams_file, versus
+from benchmarks._common import embedded, hparams_file, printed, versus
 from benchmarks._flops import share
 from core import folders, hparams
 from edit_sets.zsre import EDIT_SET
@@ -32,3 +32,7 @@ def run() -> Iterator[str]:
     yield f"a training step of {len(edits)} edits, {len(hp.inner_params)} weights, rank {hp.rank}"
     yield f"ours {1 / fast:.3f} steps/s, naive twin {1 / slow:.3f} steps/s: {slow / fast:.1f}x"
     yield share(ours)
+
+
+if __name__ == "__main__":
+    printed(run, flagless="mend")

@@ -5,15 +5,16 @@
 Every update is made on the unedited model, so an edit shares it with those of its own update alone.
 """
 
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks._common import embedded, hparams_file, sample_edits
+from benchmarks._common import embedded, hparams_file, parser, printed, sample_edits
 from core import hparams
 from core.lm.model import LM
 from core.lm.weights import add_, preserved
+from core.script import positive
 from core.types import Edit
 from editors.mend import MEND
 from editors.mend.settings import MENDSettings
@@ -22,13 +23,13 @@ from experiment import quality
 SHOWN = ("reliability", "generalisation", "locality", "locality_tokens")
 
 
-def arguments() -> Namespace:
-    p = ArgumentParser(description="Edit quality of MEND on the embedded model, by edits an update.")
+def arguments(argv: list[str] | None = None) -> Namespace:
+    p = parser("mend_batches", "Edit quality of MEND on the embedded model, by edits an update.")
     p.add_argument("--edits", type=int, nargs=2, default=(200, 220), metavar=("BEGIN", "END"))
-    p.add_argument("--sizes", type=int, nargs="+", default=(1, 5, 10), help="edits an update")
+    p.add_argument("--sizes", type=positive, nargs="+", default=(1, 5, 10), help="edits an update")
     p.add_argument("--lr-scale", type=float, nargs="+", help="default: as in the settings")
     p.add_argument("--hparams", type=Path, default=hparams_file("MEND"))
-    return p.parse_args()
+    return p.parse_args(argv)
 
 
 def probes(lm: LM, editor: MEND, edits: Sequence[Edit], size: int) -> Iterator[quality.Probe]:
@@ -51,14 +52,13 @@ def measured(lm: LM, hp: MENDSettings, edits: Sequence[Edit], sizes: Sequence[in
         yield f"edits {edits[0].index} to {edits[-1].index}, {size} an update, lr_scale {hp.lr_scale:g}:{values}"
 
 
-def main() -> None:
+def run() -> Iterator[str]:
     asked = arguments()
     begin, end = asked.edits
     lm, hp = embedded(), hparams.load(MENDSettings, asked.hparams)
     for scale in asked.lr_scale or [hp.lr_scale]:
-        for line in measured(lm, replace(hp, lr_scale=scale), sample_edits(end - begin, begin), asked.sizes):
-            print(line, flush=True)
+        yield from measured(lm, replace(hp, lr_scale=scale), sample_edits(end - begin, begin), asked.sizes)
 
 
 if __name__ == "__main__":
-    main()
+    printed(run)

@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.models.llama import modeling_llama
 
 from benchmarks import _random
-from benchmarks._common import printed
+from benchmarks._common import device, parser, printed
 from benchmarks._flops import bare, counted
 from core import folders
 from core.lm.generate import complete
@@ -42,7 +42,7 @@ TURN = modeling_llama.apply_rotary_pos_emb
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     tasks = [name for name in discover("tasks", "TASK") if not name.startswith("glue_")]
     gpu = torch.cuda.is_available()
-    p = argparse.ArgumentParser(prog="python -m benchmarks.peers", description="Ours beside HFLM.")
+    p = parser("peers", "Ours beside HFLM.")
     p.add_argument("--data", type=Path, default=folders.SAMPLE, metavar="DIR", help="holds task-data/ (the sample)")
     p.add_argument("--tasks", nargs="+", choices=tasks, default=tasks)
     p.add_argument(
@@ -53,7 +53,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     p.add_argument("--rounds", type=positive, default=1, help="warm calls of each; their median counts (default: 1)")
     p.add_argument("--model", choices=_random.CONFIGS, help="with random weights (default: the embedded model)")
-    p.add_argument("--device", default="cuda" if gpu else "cpu")
+    p.add_argument("--device", type=device, default="cuda" if gpu else "cpu")
     p.add_argument("--dtype", choices=DTYPES, default="bfloat16" if gpu else "float32")
     return p.parse_args(argv)
 
@@ -106,19 +106,25 @@ class Peer:
 def run(args: argparse.Namespace | None = None) -> Iterator[str]:
     args = args or arguments([])
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    tasks: list[Task] = [discover("tasks", "TASK")[name] for name in args.tasks]
+    prompts = [first(task, args) for task in tasks]  # where data are missing, that is said before models are loaded
     if args.model:
         lm = _random.random_lm(args.model, _random.config(args.model), args.device, args.dtype)
         theirs = _random.drawn(lm.model.config, args.device, args.dtype).eval()
     else:
         lm = load(folders.MODELS / EMBEDDED_MODEL, EMBEDDED_MODEL, device=args.device, dtype=args.dtype)
         theirs = AutoModelForCausalLM.from_pretrained(lm.folder, dtype=lm.model.dtype).to(lm.device)
-    for name in args.tasks:
-        yield from rows(lm, theirs, discover("tasks", "TASK")[name], args)
+    for task, some in zip(tasks, prompts, strict=True):
+        yield from rows(lm, theirs, task, some, args)
 
 
-def rows(lm: LM, theirs: PreTrainedModel, task: Task, args: argparse.Namespace) -> Iterator[str]:
+def first(task: Task, args: argparse.Namespace) -> list[str]:
+    """Prompts of the first records."""
     limit = args.limit or (LABELLED if task.max_new_tokens == 1 else OTHERS)
-    prompts = [sample.prompt for sample in task.samples(args.data / "task-data" / task.file)][:limit]
+    return [sample.prompt for sample in task.samples(args.data / "task-data" / task.file)][:limit]
+
+
+def rows(lm: LM, theirs: PreTrainedModel, task: Task, prompts: list[str], args: argparse.Namespace) -> Iterator[str]:
     ours, *others = everybody = peers(lm, theirs, task, prompts, args.batches)
     for _ in range(1 + args.rounds):  # in turn, so that a machine that slows down slows all
         for peer in everybody:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from benchmarks._common import versus
+from benchmarks._common import printed, versus
 from core.lm.kernels.products import ONEDNN, product
 
 SHAPES = {
@@ -45,3 +45,7 @@ def run() -> Iterator[str]:
 def through(made: Callable[[Tensor, Tensor], Tensor], x: Tensor, weights: list[Tensor]) -> None:
     for weight in weights:
         made(x, weight)
+
+
+if __name__ == "__main__":
+    printed(run, flagless="products")

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from benchmarks._common import embedded, hparams_file, sample_edits, versus
+from benchmarks._common import embedded, hparams_file, printed, sample_edits, versus
 from benchmarks._flops import share
 from core import hparams
 from editors.rome import ROME, ROMESettings
@@ -26,3 +26,7 @@ def run() -> Iterator[str]:
     yield f"{len(editor.templates)} templates, {hp.v_num_grad_steps} steps, layer {hp.layers[0]} of {lm.n_layers}"
     yield f"ours {ours / 2:.1f} s an edit, naive twin {other / 2:.1f} s: {other / ours:.1f}x"
     yield share(lambda: editor.deltas(edits[:1]))
+
+
+if __name__ == "__main__":
+    printed(run, flagless="rome")

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import torch
 
-from benchmarks._common import embedded, hparams_file, sample_edits, versus
+from benchmarks._common import embedded, hparams_file, printed, sample_edits, versus
 from core import hparams
 from core.lm.model import LM
 from core.lm.moments import second_moments
@@ -79,3 +79,7 @@ def keys_like(c: torch.Tensor, count: int, generator: torch.Generator) -> torch.
     """Keys (f, count) whose second moments are C."""
     drawn = torch.randn(len(c), count, generator=generator, dtype=torch.double)
     return torch.linalg.cholesky(c + 1e-9 * torch.eye(len(c), dtype=torch.double)) @ drawn
+
+
+if __name__ == "__main__":
+    printed(run, flagless="sequence")

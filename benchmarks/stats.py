@@ -4,7 +4,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks._common import embedded, versus
+from benchmarks._common import embedded, printed, versus
 from benchmarks._flops import share
 from core import folders
 from core.lm.model import LM
@@ -30,3 +30,7 @@ def run() -> Iterator[str]:
 def collect(lm: LM, text: Path, layers: tuple[int, ...]) -> None:
     with tempfile.TemporaryDirectory() as fresh:
         second_moments(lm, layers, Corpus(str(text), DOCUMENTS, Path(fresh)))
+
+
+if __name__ == "__main__":
+    printed(run, flagless="stats")

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from benchmarks._common import embedded
+from benchmarks._common import embedded, printed
 from core import folders
 from experiment.harness.found import Yardsticks
 
@@ -48,3 +48,7 @@ def answered(model: Any, requests: list[Any]) -> tuple[list[Any], float]:
 
 def alike(own: Any, other: Any) -> bool:
     return bool(own == other if isinstance(own, str) else abs(own[0] - other[0]) < 1e-3 and own[1] == other[1])
+
+
+if __name__ == "__main__":
+    printed(run, flagless="yardsticks")

@@ -69,7 +69,7 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(words, namespace)
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; `python {self.prog} --help` lists all arguments")
+        raise UserError(f"{message}; `python {self.prog.removeprefix('python ')} --help` lists all arguments")
 
 
 def script(main: Callable[[], None]) -> None:

@@ -4,8 +4,10 @@ import csv
 import dataclasses
 import json
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -14,15 +16,17 @@ from conftest import ROOT, in_soak, saved, tiny
 from tiny_settings import TARGET, corpus
 from torch import Tensor
 
-from benchmarks import _flops, _peak, _random, alike, attention, gpu, masks, memory, peers, products
+from benchmarks import _flops, _peak, _random, alike, attention, gpu, long, masks, memory, mend_batches, peers, products
 from benchmarks.__main__ import arguments
 from benchmarks._common import printed
 from benchmarks._flops import bare, counted, share
 from core import folders
 from core.errors import UserError
 from core.lm.forward import resume
+from core.lm.generate import complete
 from core.lm.load import load
-from core.lm.tokens import pad
+from core.lm.model import LM
+from core.lm.tokens import encode, pad
 from core.registry import discover
 from editors.mend.network import seeded
 
@@ -32,15 +36,35 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
 
 
-def test_a_benchmark_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_benchmark_that_is_not_there() -> None:
     assert arguments(["rome", "gpu"]).names == ["rome", "gpu"]
-    with pytest.raises(SystemExit) as stop:
+    with pytest.raises(UserError, match="no benchmark is called rone: choose of products, evaluation"):
         arguments(["rome", "rone"])
-    assert stop.value.code == 2
-    assert "no benchmark is called rone: choose of products, evaluation" in capsys.readouterr().err
 
 
-def test_bad_input_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("module", "words", "says"),
+    [
+        (alike, "--limit -3", "--limit: expected 1 or more, got -3"),
+        (attention, "--rows 0", "--rows: expected 1 or more, got 0"),
+        (attention, "--device tpu", "--device: torch finds no device tpu here"),
+        (gpu, "--width 63", "--width: expected a multiple of 16, got 63"),
+        (gpu, "--layers 1", "--layers: expected 2 or more"),
+        (gpu, "--repeats 0", "--repeats: expected 1 or more, got 0"),
+        (long, "--batch 0", "--batch: expected 1 or more, got 0"),
+        (long, "--edits 100", "--edits: a course has several updates, and 100 edits are one of 100"),
+        (masks, "--limits 3", "unknown flag --limits: did you mean '--limit'?"),
+        (mend_batches, "--sizes 0", "--sizes: expected 1 or more, got 0"),
+        (peers, "--batches 16 many", "--batches: expected a number of records or auto, got many"),
+    ],
+)
+def test_flags_that_make_no_sense(module: ModuleType, words: str, says: str) -> None:
+    with pytest.raises(UserError, match=re.escape(says)) as error:
+        module.arguments(words.split())
+    assert f"`python -m {module.__name__} --help` lists all arguments" in str(error.value)
+
+
+def test_bad_input_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def lines() -> Iterator[str]:
         yield "first"
         raise UserError("no such file")
@@ -49,9 +73,12 @@ def test_bad_input_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
         printed(lines)
     assert stop.value.code == 2
     assert capsys.readouterr() == ("first\n", "error: no such file\n")
-    with pytest.raises(SystemExit):
-        peers.arguments(["--batches", "16", "many"])
-    assert "expected a number of records or auto, got many" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["rome.py", "--edits"])
+    with pytest.raises(SystemExit) as stop:
+        printed(lines, flagless="rome")
+    assert stop.value.code == 2
+    says = "error: unknown flag --edits; `python -m benchmarks.rome --help` lists all arguments\n"
+    assert capsys.readouterr() == ("", says)
 
 
 REST = ("gpt-j-6B", "llama-7b")
@@ -249,8 +276,26 @@ def test_peers_say_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert (bound := re.search(r": [\d.]+x, ([\d.]+)x at most \(3 records", line)) and float(bound[1]) > 0
     others = [line for line in lines if line.startswith("  ") and not line.startswith("  ours")]
     assert [line.split()[0] for line in others] == ["generate_until,", "loglikelihood,"] * 2 + ["generate_until,"] * 2
-    for line in others:  # the tiny tokenizer spells labels with several tokens, of which ours weighs the first
-        assert line.endswith("3 of 3 as ours") or "loglikelihood" in line
+    lm, task = load(folder, "tiny-llama", "cpu"), discover("tasks", "TASK")["SentimentAnalysis"]
+    prompts = [sample.prompt for sample in task.samples(data / task.file)]
+    first = [completion.choice for completion in complete(lm, prompts, 1, task.choices)]
+    same = sum(map(str.__eq__, first, weighed(lm, prompts, task.choices)))
+    for line in others:
+        assert line.endswith(f"{same if 'loglikelihood' in line else 3} of 3 as ours")
+
+
+def weighed(lm: LM, prompts: Sequence[str], words: Sequence[str]) -> list[str]:
+    """The likeliest word of each prompt: all its tokens count, of which the tiny tokenizer needs several."""
+    found = []
+    for prompt in prompts:
+        logps = []
+        for word in words:
+            ids, start = encode(lm, f"{prompt} {word}"), len(encode(lm, prompt))
+            with torch.no_grad():
+                logp = lm.model(torch.tensor([ids])).logits[0].log_softmax(-1)
+            logps.append(sum(float(logp[at - 1, ids[at]]) for at in range(start, len(ids))))
+        found.append(words[logps.index(max(logps))])
+    return found
 
 
 def test_a_peer_out_of_memory_is_said() -> None:
@@ -279,6 +324,23 @@ def test_products_have_a_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = list(products.run())
     assert len(lines) == len(products.ROWS)
     assert all(re.fullmatch(r"queries +\d+ rows: +\d+ GFLOP/s, torch's +\d+: \d+\.\d\dx", line) for line in lines)
+
+
+# --- a long course ---------------------------------------------------------------------------------------------------
+
+
+def test_a_long_course_is_killed_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, settings = saved(tiny("llama"), tmp_path / "tiny-llama"), tmp_path / "MEMIT.yaml"
+    values = TARGET | corpus(tmp_path) | dict(layers=[1, 2], mom2_adjustment=True, mom2_update_weight=10.0)
+    settings.write_text(yaml.safe_dump(values))
+    monkeypatch.setattr(long, "embedded", lambda: load(folder, "tiny-llama", "cpu"))
+    monkeypatch.setattr(long, "hparams_file", lambda method: settings)
+    words = ["--methods", "MEMIT", "--edits", "5", "--batch", "2"]
+    grown, again = long.run(long.arguments(words))
+    assert grown.startswith("MEMIT with past keys: 3 updates of 2, the first ")
+    assert re.fullmatch(r"MEMIT with past keys: killed after 2 updates, given again it edits on after \d+\.\d s", again)
+    with pytest.raises(RuntimeError, match="ended before 1 of 2 updates were in: error: "):
+        long.until([sys.executable, "test-task-after.py", "NLI", "Batch"], 1, 2)
 
 
 # --- masks -----------------------------------------------------------------------------------------------------------
