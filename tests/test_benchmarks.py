@@ -16,7 +16,21 @@ from conftest import ROOT, in_soak, saved, tiny
 from tiny_settings import TARGET, corpus
 from torch import Tensor
 
-from benchmarks import _flops, _peak, _random, alike, attention, gpu, long, masks, memory, mend_batches, peers, products
+from benchmarks import (
+    _flops,
+    _peak,
+    _random,
+    alike,
+    attention,
+    gpu,
+    long,
+    masks,
+    memory,
+    mend_batches,
+    peers,
+    pieces,
+    products,
+)
 from benchmarks.__main__ import arguments
 from benchmarks._common import printed
 from benchmarks._flops import bare, counted, share
@@ -55,6 +69,7 @@ def test_a_benchmark_that_is_not_there() -> None:
         (long, "--edits 100", "--edits: a course has several updates, and 100 edits are one of 100"),
         (masks, "--limits 3", "unknown flag --limits: did you mean '--limit'?"),
         (mend_batches, "--sizes 0", "--sizes: expected 1 or more, got 0"),
+        (pieces, "--width 8", "--width: expected a multiple of 16, got 8"),
         (peers, "--batches 16 many", "--batches: expected a number of records or auto, got many"),
     ],
 )
@@ -313,6 +328,17 @@ def test_prompts_that_start_alike_say_the_same(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(alike.pieces.PIECE, "cpu", 24)
     (line,) = alike.run(alike.arguments(["--tasks", "NER", "--limit", "6"]))
     assert line.startswith("NER ") and line.endswith("x; 6 of 6 completions the same")
+
+
+def test_pieces_of_several_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["--tasks", "NER", "NLI", "--limit", "2", "--sizes", "8", "64"]
+    monkeypatch.setattr(pieces, "embedded", lambda: tiny("llama"))
+    for more in ([], ["--width", "32", "--layers", "2"]):
+        lines = [*pieces.run(pieces.arguments([*words, *more]))]
+        assert [line.split(",")[0] for line in lines] == ["NER", "NLI"]  # tests have one thread
+        assert all(
+            re.search(r"threads: 1; records/s at pieces of 8: \d+\.\d\d, 64: \d+\.\d\d$", line) for line in lines
+        )
 
 
 def test_products_have_a_rate(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,7 +81,7 @@ def test_commands_are_found_of_every_script() -> None:
     scripts = {script_of(command) for command in COMMANDS}
     benchmarks = {
         f"-m benchmarks.{name}"
-        for name in ("alike", "attention", "gpu", "long", "masks", "memory", "mend_batches", "peers")
+        for name in ("alike", "attention", "gpu", "long", "masks", "memory", "mend_batches", "peers", "pieces")
     }
     assert scripts == {*DESCRIBED, "prepare.py check-data", "-m docs.reproduction"} | benchmarks
 
