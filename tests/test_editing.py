@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import tiny
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from core.errors import EditRefused, UserError
@@ -22,7 +23,7 @@ from editors.regularizers import Random
 from editors.regularizers.entries import keep_random
 from experiment import editing as editing_module
 from experiment.editing import Editing, Rules, Update
-from experiment.stopped.checkpoint import Checkpoint
+from experiment.stopped.checkpoint import RECORD, Checkpoint
 
 NAME = "transformer.h.1.mlp.c_proj.weight"
 OTHER = "transformer.h.2.mlp.c_proj.weight"
@@ -82,6 +83,11 @@ def same(one: Editing, other: Editing) -> bool:
 
 def saved(folder: Path, key: Any = "key", environment: Any = None, results: Sequence[str] = ("a",)) -> Checkpoint:
     return Checkpoint(folder / "unfinished", key, environment, results)
+
+
+def record(file: Checkpoint) -> Any:
+    with safe_open(file.file, framework="pt") as stored:
+        return json.loads(bytes(stored.get_tensor(RECORD).numpy()))
 
 
 @pytest.fixture
@@ -276,9 +282,9 @@ def damaged(whole: bytes) -> dict[str, bytes]:
         "cut": whole[: len(whole) // 2],
         "garbage": b"\0\xff" * 300,
         "header": whole[:8] + b"x" * 40 + whole[48:],
-        "no record": whole.replace(b"state", b"stat_", 1),
-        "no updates": whole.replace(b'\\"updates\\"', b'\\"updat_s\\"', 1),
-        "other fields": whole.replace(b'\\"norms\\"', b'\\"norm_\\"', 1),
+        "no record": whole.replace(b"record/json", b"record/jso_", 1),
+        "no updates": whole.replace(b'"updates"', b'"updat_s"', 1),
+        "other fields": whole.replace(b'"norms"', b'"norm_"', 1),
     }
 
 
@@ -332,8 +338,7 @@ def test_two_runs_of_the_same_edits_keep_them_for_each_other(
     saved(tmp_path, results=("a", "b")).write(one)
     saved(tmp_path, results=("b", "c")).write(other)
     most = max(2, further)
-    with safe_open(saved(tmp_path).file, framework="pt") as stored:
-        assert json.loads(stored.metadata()["state"])["results"] == ["a", "b", "c"]
+    assert record(saved(tmp_path))["results"] == ["a", "b", "c"]
     saved(tmp_path, results=("a", "b")).remove()
     again = editing()
     assert saved(tmp_path).read(again, batches) == most
@@ -361,9 +366,25 @@ def test_the_file_holds_the_edited_parameters_alone(batches: list[list[Edit]], t
     first.step(batches[0])
     file.write(first)
     with safe_open(file.file, framework="pt") as stored:
-        assert list(stored.keys()) == [f"memory/{NAME}", "state/known", NAME]
+        assert list(stored.keys()) == [f"memory/{NAME}", RECORD, "state/known", NAME]
         assert torch.equal(stored.get_tensor(NAME), first.lm.model.get_parameter(NAME))
-        assert Update(**json.loads(stored.metadata()["state"])["updates"][0]) == first.updates[0]
+    assert Update(**record(file)["updates"][0]) == first.updates[0]
+
+
+def test_what_the_unedited_model_said_is_kept_however_much(batches: list[list[Edit]], tmp_path: Path) -> None:
+    first, file = editing(), saved(tmp_path)
+    assert file.before == {}
+    first.step(batches[0])
+    file.before[0, 1] = [*first.own, replace(first.own[0], said="x" * 101_000_000)]  # more than a header holds
+    file.write(first)
+    assert saved(tmp_path).before == file.before
+    assert saved(tmp_path).read(editing(), batches) == 1
+    assert saved(tmp_path, environment="another").before == saved(tmp_path, key="other").before == {}
+    damaged = json.dumps({**record(file), "before": [[[0, 1], [{"said": "x"}]]]}).encode()
+    tensors = load_file(file.file) | {RECORD: torch.frombuffer(bytearray(damaged), dtype=torch.uint8)}
+    save_file(tensors, file.file)
+    assert saved(tmp_path).before == {}
+    assert saved(tmp_path).read(editing(), batches) == 1
 
 
 def test_no_room_for_it(batches: list[list[Edit]], tmp_path: Path) -> None:
