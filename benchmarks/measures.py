@@ -1,23 +1,31 @@
-"""What the measures beside the scores cost: processor time of a task with them, over that without any."""
+"""What the measures beside the scores cost: processor time of a task with them, over that without any.
+
+And what CounterFact's authors compare, the likelihoods of two answers after many prompts, against a naive twin.
+"""
 
 import time
 from collections.abc import Iterator, Sequence
 from itertools import islice
+from unittest.mock import patch
 
-from benchmarks._common import embedded, printed
+from benchmarks._common import embedded, printed, versus
 from core import folders
 from core.lm.generate import complete
 from core.lm.likelihood import Asked
 from core.lm.model import LM
 from core.registry import discover
 from core.types import Sample, Task
+from edit_sets.counterfact import EDIT_SET
 from experiment.measures.asked import questions
 from experiment.measures.unedited import measured
+from experiment.quality import compared
+from tests.reference import likelihood as naive
 
 ANSWERS = ("reference_logprob", "choice_probability")
 WAYS = {"answers": ANSWERS, "and text": (*ANSWERS, "text_logprob"), "and drift": (*ANSWERS, "text_logprob", "drift")}
 SAMPLES, ROUNDS = 12, 2
 """Of each task; of rounds the fastest counts."""
+EDITS = 40
 
 
 def run() -> Iterator[str]:
@@ -33,6 +41,21 @@ def run() -> Iterator[str]:
             cost = min(seconds(lm, task, samples, asked) for _ in range(ROUNDS)) / plain
             costs.append(f"{way} {cost:.2f}x")
         yield f"{task.name:18} {plain / len(samples):6.3f} s a prompt; {', '.join(costs)}"
+    yield answers(lm)
+
+
+def answers(lm: LM) -> str:
+    edits = EDIT_SET.edits(folders.SAMPLE / EDIT_SET.file, 0, EDITS, 1)
+
+    def theirs() -> None:
+        with patch.object(compared, "log_probabilities", naive.log_probabilities):
+            compared.compare(lm, edits)
+
+    fast, slow = versus(lambda: compared.compare(lm, edits), theirs, ROUNDS)
+    return (
+        f"two answers after all prompts of {EDITS} facts of CounterFact: "
+        f"{fast:.1f} s, naive twin {slow:.1f} s: {slow / fast:.2f}x"
+    )
 
 
 def seconds(lm: LM, task: Task, samples: Sequence[Sample], asked: Sequence[Asked] | None) -> float:

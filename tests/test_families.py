@@ -15,10 +15,9 @@ from reference import mend as naive_mend
 from reference import rome as naive_rome
 
 from core.errors import UserError
-from core.lm.generate import complete
+from core.lm.generate import complete, log_probabilities
 from core.lm.load import load as load_model
 from core.lm.model import LM, PATHS, hash_folder, paths_of
-from core.lm.reads import log_probabilities
 from core.lm.tokens import encode, target_ids
 from core.lm.weights import add_, preserved
 from core.types import Deltas, Edit
@@ -149,7 +148,7 @@ def test_a_biased_head_is_read_with_its_bias(edits) -> None:
     prompt, answer = encode(lm, edits[0].prompt), target_ids(lm, edits[0].target)
     logits = lm.model(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1].float()
     wanted = logits.log_softmax(-1)[range(len(answer)), answer]
-    torch.testing.assert_close(log_probabilities(lm, [prompt], [answer])[0], wanted)
+    torch.testing.assert_close(log_probabilities(lm, [prompt], [[answer]])[0][0], wanted)
     hidden = lm.model.model(torch.tensor([prompt])).last_hidden_state
     assert torch.equal(lm.logits(hidden), lm.model(torch.tensor([prompt])).logits)
 

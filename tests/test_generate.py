@@ -12,17 +12,17 @@ from torch import Tensor
 from transformers import Cache
 
 from core.errors import UserError
-from core.lm import begun, generate, pieces
+from core.lm import batches, begun, generate, pieces
 from core.lm.batches import in_batches
 from core.lm.begun import Begun, Roomy
 from core.lm.cached import Growing, stored
-from core.lm.generate import complete, expected, fit, greedy, sample, until
+from core.lm.generate import complete, expected, fit, greedy, log_probabilities, sample, until
 from core.lm.kernels import attention as kernel
 from core.lm.model import LM
 from core.lm.pieces import Prefix, begin, shared_prefix
-from core.lm.reads import log_probabilities
 from core.lm.tokens import Row, continuation, decode, encode, pad
 from core.types import Completion
+from tests.reference import likelihood
 
 PROMPTS = [
     "The capital of France is",
@@ -222,14 +222,34 @@ def test_nothing_is_said_where_nothing_is_asked(lm: LM) -> None:
 def test_what_is_said_and_how_likely_the_answer_is_come_from_one_pass(lm: LM, monkeypatch: pytest.MonkeyPatch) -> None:
     rows, answers = [encode(lm, p) for p in PROMPTS], [continuation(lm, a) for a in (" yes", " the mayor of Rome")]
     pairs = [(row, answer) for row in rows for answer in answers]
-    wanted = [(greedy(lm, [row], len(answer))[0], log_probabilities(lm, [row], [answer])[0]) for row, answer in pairs]
+    chances = likelihood.log_probabilities(lm, *zip(*((row, [answer]) for row, answer in pairs), strict=True))
+    wanted = [(greedy(lm, [row], len(own))[0], chance) for (row, own), (chance,) in zip(pairs, chances, strict=True)]
     began: list[int] = []
     monkeypatch.setattr(generate, "begin", lambda lm, rows: (began.extend(map(len, rows)), begin(lm, rows))[1])
     found = generate.answered(lm, *zip(*pairs, strict=True))
     assert sorted(began) == sorted(len(row) for row, _ in pairs)
-    for (said, logp), (text, chances) in zip(found, wanted, strict=True):
+    for (said, logp), (text, chance) in zip(found, wanted, strict=True):
         assert said == text
-        torch.testing.assert_close(logp, chances, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(logp, chance, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("budget", [1, 60, 4096])
+def test_how_likely_several_answers_are(lm: LM, budget: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one token and of several; each row goes through once, and an answer's number is the same twice."""
+    rows, answers = (
+        [encode(lm, p) for p in PROMPTS],
+        [continuation(lm, a) for a in (" yes", " the mayor of Rome", " a")],
+    )
+    asked = [[answers[1], answers[0][:1], answers[1]], *([answers[0], answers[1]] for _ in rows[2:]), [answers[2][:1]]]
+    monkeypatch.setitem(batches.BATCH_TOKENS, "cpu", budget)
+    began: list[int] = []
+    monkeypatch.setattr(generate, "begin", lambda lm, rows: (began.extend(map(len, rows)), begin(lm, rows))[1])
+    found = log_probabilities(lm, rows, asked)
+    assert sorted(began) == sorted(map(len, rows)) and {len(logp) for each in found for logp in each} > {1}
+    assert torch.equal(found[0][0], found[0][2])
+    for logps, wanted in zip(found, likelihood.log_probabilities(lm, rows, asked), strict=True):
+        torch.testing.assert_close(logps, wanted, rtol=1e-4, atol=1e-5)
+    assert log_probabilities(lm, [], []) == []
 
 
 def test_special_tokens_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from conftest import tiny
 
 from core.lm.forward import final_states, resume
 from core.lm.model import LM
-from core.lm.reads import Reads, joined, log_probabilities
+from core.lm.reads import Reads, joined
 from core.lm.tokens import Row, encode, target_ids
 from core.types import Edit
 
@@ -31,22 +31,6 @@ def plain(lm: LM, prompt: Row, answer: Row) -> list[float]:
             logits = lm.model(torch.tensor([prompt + answer[:i]])).logits[0, -1]
         found.append(float(logits.log_softmax(-1)[token]))
     return found
-
-
-def test_log_probabilities(lm: LM, pairs: list[tuple[Row, Row]]) -> None:
-    found = log_probabilities(lm, *zip(*pairs, strict=True))
-    assert [len(logp) for logp in found] == [len(answer) for _, answer in pairs]
-    assert {len(logp) for logp in found} > {1}
-    for logp, (prompt, answer) in zip(found, pairs, strict=True):
-        assert logp.tolist() == pytest.approx(plain(lm, prompt, answer), rel=1e-4)
-
-
-def test_an_answers_number_does_not_depend_on_the_lengths_beside_it(lm: LM, pairs: list[tuple[Row, Row]]) -> None:
-    prompt, answer = pairs[0]
-    same = [(prompt, answer), (prompt, answer[::-1]), (prompt, answer)]
-    first, _, last = log_probabilities(lm, *zip(*same, strict=True))
-    assert torch.equal(first, last)
-    assert log_probabilities(lm, [], []) == []
 
 
 def test_the_rectangle(lm: LM, pairs: list[tuple[Row, Row]], reads: Reads) -> None:

@@ -1,8 +1,7 @@
 """Prompts with their answers as one rectangle, and log p of the answers there.
 
 Teacher-forced: a row is a prompt and its answer but for the answer's last token, which is no input. Each token of the
-answer is read one position before its own. Edit probes, the search for v*, MEND, causal tracing and every measure of
-how likely a reference answer is read this way.
+answer is read one position before its own. The search for v*, fine-tuning, MEND and causal tracing read this way.
 """
 
 from collections.abc import Sequence
@@ -11,8 +10,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from core.lm.batches import in_batches
-from core.lm.forward import final_states
 from core.lm.model import LM
 from core.lm.tokens import Padded, Row, pad, placed
 
@@ -72,22 +69,3 @@ class Reads:
     def sums(self, values: Tensor) -> Tensor:
         """Sum over each row's reads: (N,) -> (R,)."""
         return values.new_zeros(len(self.tokens.ids)).index_add(0, self.row, values)
-
-
-@torch.inference_mode()
-def log_probabilities(lm: LM, prompts: Sequence[Row], answers: Sequence[Row]) -> list[Tensor]:
-    """Log p of every token of each answer after its prompt: (tokens of the answer,) float32 each, in their order.
-
-    Their sum is log p of the answer, their mean that of a token. Answers hold at least one token and, joined with their
-    prompts, fit the model's context. Logits are made a row at a time: memory for one answer's, and no number depends on
-    how many tokens the answers beside it have.
-    """
-
-    def work(batch: list[tuple[Row, Row]]) -> list[Tensor]:
-        every = Reads.of(lm, [joined(*pair) for pair in batch], [answer for _, answer in batch])
-        final = final_states(lm, every.tokens)
-        each = [every.rows(torch.tensor([r])) for r in range(len(batch))]
-        return [one.wanted(one.logp(lm, final[r : r + 1])) for r, one in enumerate(each)]
-
-    pairs = list(zip(prompts, answers, strict=True))
-    return in_batches(pairs, work, lm, lambda pair: len(pair[0]) + len(pair[1]), what="probabilities")

@@ -22,9 +22,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from core.lm.generate import fit
+from core.lm.generate import fit, log_probabilities
 from core.lm.model import LM
-from core.lm.reads import log_probabilities
 from core.lm.tokens import encode, of_edit, target_ids
 from core.metrics import harmonic_mean, measure
 from core.types import Edit, Measure
@@ -53,10 +52,10 @@ def compare(lm: LM, edits: Sequence[Edit]) -> list[Compared | None]:
     for edit, prompt in prompts:
         with of_edit(edit):
             pair = [target_ids(lm, answer) for answer in (edit.target, edit.old)]
-        answers += pair
-        rows += [fit(lm, encode(lm, prompt), max(map(len, pair)))[0]] * 2
-    nll = [-float(logp.mean()) for logp in log_probabilities(lm, rows, answers)]
-    pairs = iter(zip(nll[::2], nll[1::2], strict=True))
+        answers.append(pair)
+        rows.append(fit(lm, encode(lm, prompt), max(map(len, pair)))[0])
+    found = log_probabilities(lm, rows, answers)
+    pairs = iter([(-float(new.mean()), -float(true.mean())) for new, true in found])
     return [_of(edit, [next(pairs) for _ in _prompts(edit)]) if edit.neighbours else None for edit in edits]
 
 
