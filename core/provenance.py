@@ -1,10 +1,16 @@
 """What made a result: versions, platform, device, commit."""
 
+import hashlib
 import platform
 import subprocess
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from core import folders
+from core.disk.digest import sha256
+from core.script import PACKAGES as OURS
 
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "rouge-score", "seqeval")
 
@@ -19,6 +25,15 @@ def environment(device: str) -> dict[str, Any]:
         "commit": _git("rev-parse", "HEAD"),
         "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
     }
+
+
+@cache
+def code(root: Path = folders.ROOT) -> str:
+    """Hash of the packages' sources: of a checkout with changes, or of none, the commit does not say what was run."""
+    digest = hashlib.sha256()
+    for file in sorted(file for package in OURS for file in (root / package).rglob("*.py")):
+        digest.update(f"{file.relative_to(root).as_posix()}\0{sha256(file)}\n".encode())
+    return digest.hexdigest()
 
 
 def _git(*arguments: str) -> str | None:

@@ -15,6 +15,7 @@ from core.errors import Interrupted, UserError
 from core.lm.batches import default_budget
 from core.lm.likelihood import Asked, Expected
 from core.lm.model import LM
+from core.provenance import code
 from core.results import EditRecord, Result
 from core.types import Task
 from experiment.course import Course, timed
@@ -222,7 +223,7 @@ class _Run:
     def _place(self, bench: Bench) -> dict[str, Any]:
         """What last digits depend on beside the settings."""
         placement = self.plan.experiment.placement
-        return {**bench.environment, "attn": placement.attn, "device_map": placement.device_map}
+        return {**bench.environment, "code": code(), "attn": placement.attn, "device_map": placement.device_map}
 
     def _checkpoint(self, environment: Mapping[str, Any]) -> Checkpoint:
         plan, schedule = self.plan, self.plan.schedule

@@ -414,6 +414,18 @@ def test_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert environment("cpu") | {"commit": None, "dirty": False} == environment("cpu")
 
 
+def test_the_code_has_a_hash(tmp_path: Path) -> None:
+    """Of every package's sources and of nothing else; it is computed once in a process."""
+    (tmp_path / "core/lm").mkdir(parents=True)
+    (tmp_path / "core/lm/model.py").write_text("x = 1\n")
+    first = provenance.code(tmp_path)
+    for name, text in (("core/lm/model.pyc", "x"), ("notes.py", "x")):
+        (tmp_path / name).write_text(text)
+    assert provenance.code.__wrapped__(tmp_path) == first == provenance.code(tmp_path)
+    (tmp_path / "core/lm/model.py").write_text("x = 2\n")
+    assert provenance.code.__wrapped__(tmp_path) not in (first, provenance.code())
+
+
 def test_where_data_lay_is_no_setting() -> None:
     """Their hash and kind are; a path without a hash is a setting like any other."""
     data = {"path": "a/b", "kind": "custom", "sha256": "01"}

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -184,9 +185,15 @@ def test_a_run_that_goes_on_asks_the_unedited_model_about_new_edits_alone(
         stopped.setattr(ROME, "deltas", deltas)
         assert call("out", *SEQUENCE, 200, 203, 1)[0] == 130
     assert asked == [200, 201, 202]
+    with monkeypatch.context() as changed:
+        changed.setattr("experiment.run.code", lambda: "another")
+        shutil.copytree(tmp_path / "out", tmp_path / "again")
+        assert call("again", *SEQUENCE, 200, 204, 1) == (0, "")  # begins anew
+    assert asked == [200, 201, 202, 200, 201, 202, 203]
     assert call("out", *SEQUENCE, 200, 204, 1) == (0, "")
-    assert asked == [200, 201, 202, 203]
-    assert files(tmp_path / "out").items() >= files(tmp_path / "whole").items()
+    assert asked == [200, 201, 202, 200, 201, 202, 203, 203]
+    for folder in ("out", "again"):
+        assert files(tmp_path / folder).items() >= files(tmp_path / "whole").items()
 
 
 def test_an_interrupted_evaluation_keeps_its_completions(
