@@ -49,10 +49,18 @@ def parser(name: str, description: str) -> Parser:
 def device(text: str) -> str:
     """The name of a device that is there, of an argument."""
     try:
-        torch.empty(0, device=text)
+        torch.ones((), device=text).item()  # meta is none
     except (RuntimeError, AssertionError) as error:
         raise argparse.ArgumentTypeError(f"torch finds no device {text} here") from error
     return text
+
+
+def new_file(text: str) -> Path:
+    """Where a file can be written, of an argument: said before it is measured for long."""
+    path = Path(text)
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"{path.parent}: no such folder")
+    return path
 
 
 def printed(lines: Callable[[], Iterable[str]], flagless: str | None = None) -> None:

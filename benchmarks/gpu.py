@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from benchmarks import _random
-from benchmarks._common import device, parser, printed, sample_edits
+from benchmarks._common import device, new_file, parser, printed, sample_edits
 from benchmarks._peak import peak_bytes, peak_flops, reset_peak
 from core import folders, hparams
 from core.lm.generate import complete
@@ -54,7 +54,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     p.add_argument("--twin", action="store_true", help="an edit of ROME's naive twin too")
     p.add_argument("--layers", type=positive, help="fewer layers, for a trial")
     p.add_argument("--width", type=positive, help="another hidden size, for a trial: a multiple of 16")
-    p.add_argument("--out", type=Path, metavar="FILE", help="the table as JSON too")
+    p.add_argument("--out", type=new_file, metavar="FILE", help="the table as JSON too")
     args = p.parse_args(argv)
     if args.layers == 1:
         p.error("--layers: expected 2 or more, as no method edits the last one")

@@ -64,7 +64,7 @@ def run(args: argparse.Namespace | None = None) -> Iterator[str]:
         folder = Path(place)
         edits = many(args.edits, folder / FACTS)
         batches = [edits[i : i + args.batch] for i in range(0, len(edits), args.batch)]
-        for method in args.methods:
+        for method in dict.fromkeys(args.methods):
             lm, (name, kind, settings) = embedded(), WAYS[method]
             hp = hparams.load(kind.hparams, hparams_file(method))
             hp = replace(hp, v_num_grad_steps=args.steps, context_templates=("{}",), **settings)

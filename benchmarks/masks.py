@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import experiment as ex
-from benchmarks._common import embedded, hparams_file, parser, printed
+from benchmarks._common import embedded, hparams_file, new_file, parser, printed
 from core import hparams
 from core.lm.model import orient
 from core.lm.moments import second_moments
@@ -35,7 +35,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     p.add_argument("--rules", nargs="+", default=RULES, help="as --regularizer takes them")
     p.add_argument("--tasks", nargs="+", default=TASKS, help="whose drift is measured")
     p.add_argument("--limit", type=positive, default=40, help="records of each (default: 40)")
-    p.add_argument("--table", type=Path, metavar="FILE", help="write every number there, as CSV")
+    p.add_argument("--table", type=new_file, metavar="FILE", help="write every number there, as CSV")
     return p.parse_args(argv)
 
 
