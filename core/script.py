@@ -117,7 +117,6 @@ def script(main: Callable[[], None]) -> None:
 
 
 def positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
+    if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected 1 or more, got {text}")
-    return value
+    return int(text)

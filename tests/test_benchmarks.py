@@ -60,6 +60,7 @@ def test_a_benchmark_that_is_not_there() -> None:
     ("module", "words", "says"),
     [
         (alike, "--limit -3", "--limit: expected 1 or more, got -3"),
+        (alike, "--limit few", "--limit: expected 1 or more, got few"),
         (attention, "--rows 0", "--rows: expected 1 or more, got 0"),
         (attention, "--device tpu", "--device: torch finds no device tpu here"),
         (attention, "--device meta", "--device: torch finds no device meta here"),

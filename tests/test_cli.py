@@ -407,7 +407,7 @@ ROME = ("Instance-Sequential", "ROME")
         ((), r"the following arguments are required: TASK; .*--help.*"),
         (("NLI", "extra"), r"unrecognized arguments: extra; .*"),
         (("NLI", "--limit", "0"), r"argument --limit: expected 1 or more, got 0; .*"),
-        (("NLI", "--limit", "x"), r"argument --limit: invalid positive value: 'x'; .*"),
+        (("NLI", "--limit", "x"), r"argument --limit: expected 1 or more, got x; .*"),
         (("NLI", "--dtype", "float8"), r"argument --dtype: invalid choice: 'float8' .*"),
         (("NLI", "--model", "gpt5"), r"no model 'gpt5': neither .*"),
         (("NLI", "--data", "/nowhere"), r"/nowhere/task-data/test-NLI.tsv: no such file; --data names .*"),
