@@ -4,6 +4,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Iterable
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -12,8 +13,8 @@ from core import folders
 from core.errors import Interrupted
 from core.lm.load import load
 from core.lm.model import LM
-from core.script import Parser, script
-from core.types import Edit
+from core.script import Parser, positive, script
+from core.types import Edit, Task
 from edit_sets.zsre import EDIT_SET
 from inputs.embedded import EMBEDDED_MODEL
 
@@ -28,6 +29,11 @@ def hparams_file(method: str) -> Path:
 
 def sample_edits(count: int, begin: int = 200) -> list[Edit]:
     return EDIT_SET.edits(folders.SAMPLE / "edited-data/zsre.json", begin, begin + count, 1)
+
+
+def prompts(task: Task, data: Path = folders.SAMPLE, limit: int | None = None) -> list[str]:
+    """Of the first `limit` records of the task, or of all."""
+    return [sample.prompt for sample in islice(task.samples(data / "task-data" / task.file), limit)]
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -53,6 +59,13 @@ def device(text: str) -> str:
     except (RuntimeError, AssertionError) as error:
         raise argparse.ArgumentTypeError(f"torch finds no device {text} here") from error
     return text
+
+
+def width(text: str) -> int:
+    """A random model's hidden size, of an argument: its heads are to be even."""
+    if (value := positive(text)) % 16:
+        raise argparse.ArgumentTypeError(f"expected a multiple of 16, got {value}")
+    return value
 
 
 def new_file(text: str) -> Path:

@@ -5,11 +5,10 @@ What all of a task's prompts start with is run once either way.
 
 import argparse
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from unittest.mock import patch
 
-from benchmarks._common import embedded, parser, printed, versus
+from benchmarks._common import embedded, parser, printed, prompts, versus
 from core import folders
 from core.lm import batches, pieces
 from core.lm.batches import Family
@@ -34,17 +33,16 @@ def run(args: argparse.Namespace | None = None) -> Iterator[str]:
     args, lm = args or arguments([]), embedded()
     for name in args.tasks:
         task: Task = discover("tasks", "TASK")[name]
-        samples = task.samples(args.data / "task-data" / task.file)
-        prompts = [sample.prompt for sample in islice(samples, args.limit)]
+        asked = prompts(task, args.data, args.limit)
 
-        def ours(prompts: Sequence[str] = prompts, task: Task = task) -> list[Completion]:
-            return complete(lm, prompts, task.max_new_tokens, task.choices)
+        def ours(asked: Sequence[str] = asked, task: Task = task) -> list[Completion]:
+            return complete(lm, asked, task.max_new_tokens, task.choices)
 
         same = sum(a == b for a, b in zip(ours(), singly(ours), strict=True))
         fast, slow = versus(ours, lambda ours=ours: singly(ours), ROUNDS)
         yield (
-            f"{name:18} {len(prompts) / fast:6.2f} records/s, singly {len(prompts) / slow:6.2f}: {slow / fast:.2f}x; "
-            f"{same} of {len(prompts)} completions the same"
+            f"{name:18} {len(asked) / fast:6.2f} records/s, singly {len(asked) / slow:6.2f}: {slow / fast:.2f}x; "
+            f"{same} of {len(asked)} completions the same"
         )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from benchmarks._common import embedded, printed, seconds, versus
+from benchmarks._common import embedded, printed, prompts, seconds, versus
 from benchmarks._flops import share
 from core import folders
 from core.lm.generate import complete
@@ -25,19 +25,19 @@ GPT2_CONTEXT = 1024
 def run() -> Iterator[str]:
     lm = embedded()
     tasks: list[Task] = [task for task in discover("tasks", "TASK").values() if task.max_new_tokens == 1]
-    prompts = [(t, [s.prompt for s in t.samples(folders.SAMPLE / "task-data" / t.file)]) for t in tasks]
-    count = sum(len(texts) for _, texts in prompts)
+    asked = [(task, prompts(task)) for task in tasks]
+    count = sum(len(texts) for _, texts in asked)
 
     def ours() -> None:
-        for task, texts in prompts:
+        for task, texts in asked:
             complete(lm, texts, 1, task.choices)
 
     ours()  # warm
-    fast, plain = versus(ours, lambda: [one_by_one(lm, text) for _, texts in prompts for text in texts], rounds=3)
+    fast, plain = versus(ours, lambda: [one_by_one(lm, text) for _, texts in asked for text in texts], rounds=3)
     rate = count / fast
     yield f"ours                    {rate:8.2f} samples/s ({count} samples of {', '.join(t.name for t in tasks)})"
     yield f"plain batch-1 generate  {count / plain:8.2f} samples/s   ours is {plain / fast:.2f}x (median of 3 rounds)"
-    for context, texts in ((lm.context, prompts[0][1][:2]), (GPT2_CONTEXT, [texts[0] for _, texts in prompts])):
+    for context, texts in ((lm.context, asked[0][1][:2]), (GPT2_CONTEXT, [texts[0] for _, texts in asked])):
         pace = len(texts) / seconds(lambda some=texts, width=context: [as_released(text, width) for text in some])
         yield f"the released way        {pace:8.2f} samples/s   ours is {rate / pace:.0f}x (padded to {context})"
     for task in discover("tasks", "TASK").values():
@@ -45,12 +45,12 @@ def run() -> Iterator[str]:
 
 
 def reached(lm: LM, task: Task) -> str:
-    prompts = [sample.prompt for sample in task.samples(folders.SAMPLE / "task-data" / task.file)]
+    asked = prompts(task)
 
     def ours(batch_tokens: int | None = None) -> None:
-        complete(lm, prompts, task.max_new_tokens, task.choices, batch_tokens)
+        complete(lm, asked, task.max_new_tokens, task.choices, batch_tokens)
 
-    tokens = sum(len(encode(lm, prompt)) for prompt in prompts) / len(prompts)
+    tokens = sum(len(encode(lm, prompt)) for prompt in asked) / len(asked)
     return f"prompts of {tokens:.0f} tokens, {share(ours, lambda: ours(1), rounds=1)}"
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from benchmarks import _random
-from benchmarks._common import device, new_file, parser, printed, sample_edits
+from benchmarks._common import device, new_file, parser, printed, prompts, sample_edits, width
 from benchmarks._peak import peak_bytes, peak_flops, reset_peak
 from core import folders, hparams
 from core.lm.generate import complete
@@ -53,13 +53,11 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     p.add_argument("--twin", action="store_true", help="an edit of ROME's naive twin too")
     p.add_argument("--layers", type=positive, help="fewer layers, for a trial")
-    p.add_argument("--width", type=positive, help="another hidden size, for a trial: a multiple of 16")
+    p.add_argument("--width", type=width, help="another hidden size, for a trial: a multiple of 16")
     p.add_argument("--out", type=new_file, metavar="FILE", help="the table as JSON too")
     args = p.parse_args(argv)
     if args.layers == 1:
         p.error("--layers: expected 2 or more, as no method edits the last one")
-    if args.width and args.width % 16:
-        p.error(f"--width: expected a multiple of 16, got {args.width}")
     return args
 
 
@@ -112,11 +110,11 @@ class Bench:
 
     def rows(self) -> Iterator[Row]:
         for task in (discover("tasks", "TASK")[name] for name in self.args.tasks):
-            prompts = [sample.prompt for sample in task.samples(folders.SAMPLE / "task-data" / task.file)]
+            asked = prompts(task)
 
-            def score(task: Any = task, prompts: list[str] = prompts) -> float:
-                complete(self.lm, prompts, task.max_new_tokens, task.choices)
-                return len(prompts)
+            def score(task: Any = task, asked: list[str] = asked) -> float:
+                complete(self.lm, asked, task.max_new_tokens, task.choices)
+                return len(asked)
 
             yield self.row(task.name, "samples/s", score)
         with tempfile.TemporaryDirectory() as scratch:

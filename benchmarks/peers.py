@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.models.llama import modeling_llama
 
 from benchmarks import _random
-from benchmarks._common import device, parser, printed
+from benchmarks._common import device, parser, printed, prompts
 from benchmarks._flops import bare, counted
 from core import folders
 from core.lm.generate import complete
@@ -107,31 +107,32 @@ def run(args: argparse.Namespace | None = None) -> Iterator[str]:
     args = args or arguments([])
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     tasks: list[Task] = [discover("tasks", "TASK")[name] for name in args.tasks]
-    prompts = [first(task, args) for task in tasks]  # where data are missing, that is said before models are loaded
+    asked = [
+        prompts(task, args.data, args.limit or usual(task)) for task in tasks
+    ]  # where data are missing, that is said before models are loaded
     if args.model:
         lm = _random.random_lm(args.model, _random.config(args.model), args.device, args.dtype)
         theirs = _random.drawn(lm.model.config, args.device, args.dtype).eval()
     else:
         lm = load(folders.MODELS / EMBEDDED_MODEL, EMBEDDED_MODEL, device=args.device, dtype=args.dtype)
         theirs = AutoModelForCausalLM.from_pretrained(lm.folder, dtype=lm.model.dtype).to(lm.device)
-    for task, some in zip(tasks, prompts, strict=True):
+    for task, some in zip(tasks, asked, strict=True):
         yield from rows(lm, theirs, task, some, args)
 
 
-def first(task: Task, args: argparse.Namespace) -> list[str]:
-    """Prompts of the first records."""
-    limit = args.limit or (LABELLED if task.max_new_tokens == 1 else OTHERS)
-    return [sample.prompt for sample in task.samples(args.data / "task-data" / task.file)][:limit]
+def usual(task: Task) -> int:
+    """How many records of it."""
+    return LABELLED if task.max_new_tokens == 1 else OTHERS
 
 
-def rows(lm: LM, theirs: PreTrainedModel, task: Task, prompts: list[str], args: argparse.Namespace) -> Iterator[str]:
-    ours, *others = everybody = peers(lm, theirs, task, prompts, args.batches)
+def rows(lm: LM, theirs: PreTrainedModel, task: Task, asked: list[str], args: argparse.Namespace) -> Iterator[str]:
+    ours, *others = everybody = peers(lm, theirs, task, asked, args.batches)
     for _ in range(1 + args.rounds):  # in turn, so that a machine that slows down slows all
         for peer in everybody:
             peer.call()
     best = max(peer.rate for peer in others if not peer.failed)
     ratios = f"{ours.rate / best:.2f}x, {ours.most / best:.2f}x at most"
-    yield f"{task.name}: {ratios} ({len(prompts)} records of {task.max_new_tokens} new tokens)"
+    yield f"{task.name}: {ratios} ({len(asked)} records of {task.max_new_tokens} new tokens)"
     for peer in everybody:
         yield f"  {peer.name:20} {peer.failed or result(peer, ours)}"
 
@@ -145,14 +146,14 @@ def result(peer: Peer, ours: Peer) -> str:
     return f"{line}, {same} of {len(peer.said)} as ours"
 
 
-def peers(lm: LM, theirs: PreTrainedModel, task: Task, prompts: list[str], batches: list[str]) -> list[Peer]:
+def peers(lm: LM, theirs: PreTrainedModel, task: Task, asked: list[str], batches: list[str]) -> list[Peer]:
     """Ours first; HFLM's have the model `theirs`, and turn queries and keys as transformers does."""
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
 
     options = {"until": [], "max_gen_toks": task.max_new_tokens, "do_sample": False}
-    texts = [Instance("generate_until", {}, (prompt, options), i) for i, prompt in enumerate(prompts)]
-    words = [(prompt, f" {word}") for prompt in prompts for word in task.choices]
+    texts = [Instance("generate_until", {}, (prompt, options), i) for i, prompt in enumerate(asked)]
+    words = [(prompt, f" {word}") for prompt in asked for word in task.choices]
     choices = [Instance("loglikelihood", {}, pair, i) for i, pair in enumerate(words)]
 
     @patch.object(modeling_llama, "apply_rotary_pos_emb", TURN)
@@ -166,7 +167,7 @@ def peers(lm: LM, theirs: PreTrainedModel, task: Task, prompts: list[str], batch
         each = [logps[i : i + len(task.choices)] for i in range(0, len(logps), len(task.choices))]
         return [task.choices[logp.index(max(logp))] for logp in each]
 
-    everybody = [Peer("ours", partial(complete, lm, prompts, task.max_new_tokens, task.choices))]
+    everybody = [Peer("ours", partial(complete, lm, asked, task.max_new_tokens, task.choices))]
     for size in batches:
         model = HFLM(pretrained=theirs, tokenizer=lm.tokenizer, batch_size=size)
         everybody.append(Peer(f"generate_until, {size}", partial(said, model), "text"))

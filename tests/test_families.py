@@ -15,9 +15,10 @@ from reference import mend as naive_mend
 from reference import rome as naive_rome
 
 from core.errors import UserError
-from core.lm.generate import complete, log_probabilities
+from core.lm.generate import complete
 from core.lm.load import load as load_model
 from core.lm.model import LM, PATHS, hash_folder, paths_of
+from core.lm.reads import log_probabilities
 from core.lm.tokens import encode, target_ids
 from core.lm.weights import add_, preserved
 from core.types import Deltas, Edit

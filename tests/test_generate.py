@@ -12,14 +12,15 @@ from torch import Tensor
 from transformers import Cache
 
 from core.errors import UserError
-from core.lm import batches, begun, generate, pieces
+from core.lm import batches, begun, generate, pieces, reads
 from core.lm.batches import in_batches
 from core.lm.begun import Begun, Roomy
 from core.lm.cached import Growing, stored
-from core.lm.generate import complete, expected, fit, greedy, log_probabilities, sample, until
+from core.lm.generate import complete, expected, fit, greedy, sample, until
 from core.lm.kernels import attention as kernel
 from core.lm.model import LM
 from core.lm.pieces import Prefix, begin, shared_prefix
+from core.lm.reads import log_probabilities
 from core.lm.tokens import Row, continuation, decode, encode, pad
 from core.types import Completion
 from tests.reference import likelihood
@@ -243,7 +244,7 @@ def test_how_likely_several_answers_are(lm: LM, budget: int, monkeypatch: pytest
     asked = [[answers[1], answers[0][:1], answers[1]], *([answers[0], answers[1]] for _ in rows[2:]), [answers[2][:1]]]
     monkeypatch.setitem(batches.BATCH_TOKENS, "cpu", budget)
     began: list[int] = []
-    monkeypatch.setattr(generate, "begin", lambda lm, rows: (began.extend(map(len, rows)), begin(lm, rows))[1])
+    monkeypatch.setattr(reads, "begin", lambda lm, rows: (began.extend(map(len, rows)), begin(lm, rows))[1])
     found = log_probabilities(lm, rows, asked)
     assert sorted(began) == sorted(map(len, rows)) and {len(logp) for each in found for logp in each} > {1}
     assert torch.equal(found[0][0], found[0][2])

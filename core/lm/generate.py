@@ -10,9 +10,10 @@ from torch import Tensor
 from core.errors import UserError
 from core.lm.batches import in_batches
 from core.lm.begun import Begun
-from core.lm.likelihood import Asked, Expected, Reading, logp_behind, of_tokens
+from core.lm.likelihood import Asked, Expected, Reading
 from core.lm.model import LM
 from core.lm.pieces import Prefix, begin, passed, shared_prefix
+from core.lm.reads import weighed
 from core.lm.tokens import Row, continuation, decode, encode_all
 from core.types import Completion
 
@@ -175,41 +176,12 @@ def answered(lm: LM, rows: Sequence[Row], answers: Sequence[Row]) -> list[tuple[
 
     def work(batch: list[tuple[Row, Row]]) -> list[tuple[Row, Tensor]]:
         begun = begin(lm, [row for row, _ in batch])
-        logps = [logp for (logp,) in _logps(begun, [[answer] for _, answer in batch])]
+        logps = [logp for (logp,) in weighed(begun, [[answer] for _, answer in batch])]
         new = _continued(lm, begun, [len(answer) for _, answer in batch], ends)
         return [(_until(ids, ends), logp) for (ids, _), logp in zip(new, logps, strict=True)]
 
     pairs = list(zip(rows, answers, strict=True))
     return in_batches(pairs, work, lm, lambda pair: len(pair[0]) + len(pair[1]), what="answers")
-
-
-@torch.inference_mode()
-def log_probabilities(lm: LM, rows: Sequence[Row], answers: Sequence[Sequence[Row]]) -> list[list[Tensor]]:
-    """Log p of each token of each of a row's answers behind it: one pass over the row for all of them.
-
-    (tokens of the answer,) float32, in the answers' order. Their sum is log p of the answer, their mean that of a
-    token. Answers hold at least one token and, with their rows, fit the model's context.
-    """
-
-    def work(batch: list[tuple[Row, Sequence[Row]]]) -> list[list[Tensor]]:
-        return _logps(begin(lm, [row for row, _ in batch]), [several for _, several in batch])
-
-    def held(pair: tuple[Row, Sequence[Row]]) -> int:
-        row, several = pair
-        return len(row) + sum(len(row) + len(answer) for answer in several if len(answer) > 1)
-
-    return in_batches(list(zip(rows, answers, strict=True)), work, lm, held, what="probabilities")
-
-
-def _logps(begun: Begun, answers: Sequence[Sequence[Row]]) -> list[list[Tensor]]:
-    """As `log_probabilities`, of rows that have begun."""
-    asked = dict(enumerate((row, answer) for row, several in enumerate(answers) for answer in several))
-    found: list[Tensor] = []
-    for at, logp in logp_behind(begun, {i: (row, answer[:-1]) for i, (row, answer) in asked.items()}):
-        found += of_tokens(logp, at, {i: asked[i][1] for i in at})
-        del logp  # before the next are made
-    each = iter(found)
-    return [[next(each) for _ in several] for several in answers]
 
 
 @torch.inference_mode()

@@ -1,7 +1,7 @@
-"""Prompts with their answers as one rectangle, and log p of the answers there.
+"""Prompts with their answers as one rectangle, and log p of the answers there or behind prompts that went before.
 
 Teacher-forced: a row is a prompt and its answer but for the answer's last token, which is no input. Each token of the
-answer is read one position before its own. The search for v*, fine-tuning, MEND and causal tracing read this way.
+answer is read one position before its own. The search for v*, fine-tuning, MEND and causal tracing read the rectangle.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from core.lm.batches import in_batches
+from core.lm.begun import Begun
+from core.lm.likelihood import logp_behind, of_tokens
 from core.lm.model import LM
+from core.lm.pieces import begin
 from core.lm.tokens import Padded, Row, pad, placed
 
 
@@ -69,3 +73,32 @@ class Reads:
     def sums(self, values: Tensor) -> Tensor:
         """Sum over each row's reads: (N,) -> (R,)."""
         return values.new_zeros(len(self.tokens.ids)).index_add(0, self.row, values)
+
+
+@torch.inference_mode()
+def log_probabilities(lm: LM, rows: Sequence[Row], answers: Sequence[Sequence[Row]]) -> list[list[Tensor]]:
+    """Log p of each token of each of a row's answers behind it: one pass over the row for all of them.
+
+    (tokens of the answer,) float32, in the answers' order. Their sum is log p of the answer, their mean that of a
+    token. Answers hold at least one token and, with their rows, fit the model's context.
+    """
+
+    def work(batch: list[tuple[Row, Sequence[Row]]]) -> list[list[Tensor]]:
+        return weighed(begin(lm, [row for row, _ in batch]), [several for _, several in batch])
+
+    def held(pair: tuple[Row, Sequence[Row]]) -> int:
+        row, several = pair
+        return len(row) + sum(len(row) + len(answer) for answer in several if len(answer) > 1)
+
+    return in_batches(list(zip(rows, answers, strict=True)), work, lm, held, what="probabilities")
+
+
+def weighed(begun: Begun, answers: Sequence[Sequence[Row]]) -> list[list[Tensor]]:
+    """As `log_probabilities`, of rows that have begun."""
+    asked = dict(enumerate((row, answer) for row, several in enumerate(answers) for answer in several))
+    found: list[Tensor] = []
+    for at, logp in logp_behind(begun, {i: (row, answer[:-1]) for i, (row, answer) in asked.items()}):
+        found += of_tokens(logp, at, {i: asked[i][1] for i in at})
+        del logp  # before the next are made
+    each = iter(found)
+    return [[next(each) for _ in several] for several in answers]

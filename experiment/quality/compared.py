@@ -22,8 +22,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from core.lm.generate import fit, log_probabilities
+from core.lm.generate import fit
 from core.lm.model import LM
+from core.lm.reads import log_probabilities
 from core.lm.tokens import encode, of_edit, target_ids
 from core.metrics import harmonic_mean, measure
 from core.types import Edit, Measure
